@@ -1,0 +1,47 @@
+# ngx_umami_module: an edge gateway for Umami as an NGINX module.
+
+SHELL = /bin/bash
+JOBS ?= 2
+PROVE = prove -It/lib -j$(JOBS) --timer
+
+.DEFAULT_GOAL := help
+.PHONY: help build run test test-asan test-static check fuzz bench clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' \
+	    $(MAKEFILE_LIST)
+
+build: ## build build/ngx_umami_module.so for the installed nginx
+	@t/tools/need build
+	@t/tools/build dynamic build
+
+run: ## the gateway before a real Umami, with a demo shop to visit
+	@t/tools/need build umami
+	@t/tools/build dynamic build
+	@t/umami/run
+
+test: ## build, then run every test and check, with sanitizers too
+	@t/tools/need build test umami asan check fuzz
+	@t/tools/test
+
+test-asan: ## the tests against nginx with the module linked in, under ASan and UBSan
+	@t/tools/need build test umami asan
+	@t/tools/build asan build/asan
+	@TEST_NGINX_BINARY=$(CURDIR)/build/asan/nginx TEST_UMAMI_MODULE= \
+	    TEST_NGINX_SLOW=4 $(PROVE) t/
+
+check: ## style, layers, documents against the code, compiler warnings
+	@t/tools/need build check
+	@t/tools/check
+
+fuzz: ## each fuzz target for FUZZ_TIME seconds (60)
+	@t/tools/need build fuzz
+	@t/tools/fuzz $${FUZZ_TIME:-60}
+
+bench: ## speed next to plain nginx on this machine
+	@t/tools/need build test bench
+	@t/tools/build dynamic build
+	@t/bench/bench
+
+clean: ## remove what was built here (the cache outside the clone stays)
+	rm -rf build

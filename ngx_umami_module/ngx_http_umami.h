@@ -1,0 +1,186 @@
+
+/*
+ * Copyright (C) the ngx_umami_module authors
+ */
+
+
+#ifndef _NGX_HTTP_UMAMI_H_INCLUDED_
+#define _NGX_HTTP_UMAMI_H_INCLUDED_
+
+
+#include <ngx_config.h>
+#include <ngx_core.h>
+#include <ngx_http.h>
+#include "ngx_umami_body.h"
+#include "ngx_umami_fetch.h"
+#include "ngx_umami_hmac.h"
+#include "ngx_umami_local.h"
+#include "ngx_umami_postgres.h"
+#include "ngx_umami_redis.h"
+#include "ngx_umami_stats.h"
+#include "ngx_umami_store.h"
+
+
+/* nginx 1.23.0 made lists of equal headers out of arrays of pointers */
+
+#define NGX_HTTP_UMAMI_LINKED_HEADERS  (nginx_version >= 1023000)
+
+
+/* Why a request was refused.  The reasons of the body's codec follow. */
+
+typedef enum {
+    NGX_HTTP_UMAMI_NO_REASON = 0,
+    NGX_HTTP_UMAMI_PREFLIGHT_REFUSED,
+    NGX_HTTP_UMAMI_ORIGIN_REFUSED,
+    NGX_HTTP_UMAMI_CLIENT_REFUSED,
+    NGX_HTTP_UMAMI_METHOD_NOT_ALLOWED,
+    NGX_HTTP_UMAMI_RATE_LIMITED,
+    NGX_HTTP_UMAMI_SCRIPT_UNAVAILABLE,
+    NGX_HTTP_UMAMI_BODY_REASONS
+} ngx_http_umami_reason_e;
+
+
+typedef struct {
+    size_t                      zone_size;
+
+    ngx_umami_stats_t          *stats;
+    ngx_umami_store_t          *store;
+    ngx_umami_local_t          *local;
+
+    /* NULL where the directive is absent */
+    ngx_umami_fetch_origin_t   *upstream;
+    ngx_umami_redis_t          *redis;
+    ngx_umami_postgres_t       *postgres;
+    ngx_umami_hmac_t           *hmac;
+
+    ngx_flag_t                  enabled;    /* some directive is used */
+} ngx_http_umami_main_conf_t;
+
+
+/*
+ * What the rooms told the hall about a location when configurations were
+ * merged: which steps its requests take, in the order of these bits.
+ */
+
+#define NGX_HTTP_UMAMI_CORS     0x0001
+#define NGX_HTTP_UMAMI_ORIGIN   0x0002
+#define NGX_HTTP_UMAMI_CLIENT   0x0004
+#define NGX_HTTP_UMAMI_BEACON   0x0008
+#define NGX_HTTP_UMAMI_LIMIT    0x0010
+#define NGX_HTTP_UMAMI_FORWARD  0x0020
+
+typedef struct {
+    ngx_uint_t                  steps;
+
+    ngx_flag_t                  content;    /* the answer is made here */
+    ngx_flag_t                  json;       /* errors are told in JSON */
+} ngx_http_umami_loc_conf_t;
+
+
+/*
+ * One for each main request that a room works on, found again after an
+ * internal redirect.  Rooms fill in their part and read the others'.
+ */
+
+typedef struct {
+    ngx_http_request_t         *request;
+    ngx_event_t                 wake;
+    ngx_uint_t                  step;       /* the one to take next */
+
+    /* client: the address in canonical text */
+    ngx_str_t                   client;
+    ngx_uint_t                  proven;     /* the edge showed its secret */
+
+    /* beacon */
+    ngx_umami_body_t           *body;
+
+    /* limit */
+    void                       *limit;
+
+    /* forward: the request's own headers while Umami's are in their place */
+    ngx_http_headers_in_t      *headers_in;
+
+    /* cors: the policy of the location where the request began */
+    void                       *cors;
+    ngx_str_t                   origin;
+    ngx_uint_t                  origin_state;
+
+    /* answer: why it is refused, and what is told with it */
+    ngx_uint_t                  reason;
+    ngx_uint_t                  retry_after;  /* seconds, 0: not told */
+    ngx_str_t                   allow;
+    ngx_str_t                   body_text;  /* in place of the response's */
+
+    unsigned                    suspended:1;
+    unsigned                    body_read:1;
+    unsigned                    replaced:1;
+    unsigned                    answered:1;
+} ngx_http_umami_ctx_t;
+
+
+/*
+ * A step answers NGX_OK to go on, NGX_AGAIN after ngx_http_umami_suspend(),
+ * NGX_DONE when nginx itself will run the phases again, or a status.
+ */
+
+typedef ngx_int_t (*ngx_http_umami_step_pt)(ngx_http_request_t *r,
+    ngx_http_umami_ctx_t *ctx);
+
+
+/* anchor */
+
+ngx_http_umami_main_conf_t *ngx_http_umami_use(ngx_conf_t *cf);
+
+/* "env:NAME" by the variable's value, which must be there; errors are logged */
+ngx_int_t ngx_http_umami_value(ngx_conf_t *cf, ngx_str_t *value);
+
+/* the one worker that refreshes and probes */
+ngx_flag_t ngx_http_umami_owner(void);
+
+
+/* hall */
+
+ngx_http_umami_ctx_t *ngx_http_umami_get_ctx(ngx_http_request_t *r);
+ngx_http_umami_ctx_t *ngx_http_umami_add_ctx(ngx_http_request_t *r);
+ngx_int_t ngx_http_umami_suspend(ngx_http_umami_ctx_t *ctx);
+void ngx_http_umami_resume(ngx_http_umami_ctx_t *ctx);
+ngx_table_elt_t *ngx_http_umami_header(ngx_http_request_t *r,
+    ngx_uint_t hash, ngx_str_t *lowcase);
+
+
+/* rooms: each file's part of the pipeline */
+
+ngx_int_t ngx_http_umami_cors_preflight(ngx_http_request_t *r);
+ngx_int_t ngx_http_umami_cors_step(ngx_http_request_t *r,
+    ngx_http_umami_ctx_t *ctx);
+ngx_int_t ngx_http_umami_cors_headers(ngx_http_request_t *r);
+
+ngx_int_t ngx_http_umami_client_step(ngx_http_request_t *r,
+    ngx_http_umami_ctx_t *ctx);
+ngx_int_t ngx_http_umami_client_address(ngx_http_request_t *r,
+    ngx_http_umami_ctx_t *ctx);
+
+ngx_int_t ngx_http_umami_beacon_step(ngx_http_request_t *r,
+    ngx_http_umami_ctx_t *ctx);
+
+ngx_int_t ngx_http_umami_limit_step(ngx_http_request_t *r,
+    ngx_http_umami_ctx_t *ctx);
+void ngx_http_umami_limit_cleanup(ngx_http_umami_ctx_t *ctx);
+
+ngx_int_t ngx_http_umami_forward_step(ngx_http_request_t *r,
+    ngx_http_umami_ctx_t *ctx);
+void ngx_http_umami_forward_cleanup(ngx_http_umami_ctx_t *ctx);
+
+
+/* answer: returns "status", counts, and leaves the words to the filters */
+ngx_int_t ngx_http_umami_refuse(ngx_http_request_t *r,
+    ngx_http_umami_ctx_t *ctx, ngx_uint_t reason, ngx_uint_t status);
+ngx_int_t ngx_http_umami_add_header(ngx_http_request_t *r, ngx_str_t *name,
+    ngx_str_t *value);
+
+
+extern ngx_module_t  ngx_umami_module;
+extern ngx_module_t  ngx_http_umami_request_module;
+
+
+#endif /* _NGX_HTTP_UMAMI_H_INCLUDED_ */

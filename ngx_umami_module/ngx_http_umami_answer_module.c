@@ -1,0 +1,462 @@
+
+/*
+ * Copyright (C) the ngx_umami_module authors
+ */
+
+
+#include <ngx_config.h>
+#include <ngx_core.h>
+#include <ngx_http.h>
+#include "ngx_http_umami.h"
+
+
+typedef struct {
+    ngx_uint_t   counters;       /* the first of the reasons' */
+} ngx_http_umami_answer_main_conf_t;
+
+
+typedef struct {
+    ngx_str_t    code;
+    ngx_str_t    message;
+} ngx_http_umami_answer_text_t;
+
+
+typedef struct {
+    ngx_uint_t                    status;
+    ngx_http_umami_answer_text_t  text;
+} ngx_http_umami_answer_status_t;
+
+
+static ngx_int_t ngx_http_umami_answer_header_filter(ngx_http_request_t *r);
+static ngx_int_t ngx_http_umami_answer_body_filter(ngx_http_request_t *r,
+    ngx_chain_t *in);
+static ngx_int_t ngx_http_umami_answer_error(ngx_http_request_t *r,
+    ngx_http_umami_ctx_t *ctx);
+static ngx_int_t ngx_http_umami_answer_error_headers(ngx_http_request_t *r,
+    ngx_http_umami_ctx_t *ctx, ngx_http_umami_answer_text_t *text);
+static void ngx_http_umami_answer_text(ngx_uint_t reason, ngx_uint_t status,
+    ngx_http_umami_answer_text_t *text);
+static ngx_int_t ngx_http_umami_answer_add_counters(ngx_conf_t *cf);
+static void *ngx_http_umami_answer_create_main_conf(ngx_conf_t *cf);
+static ngx_int_t ngx_http_umami_answer_init(ngx_conf_t *cf);
+
+
+/* in the order of ngx_http_umami_reason_e */
+
+static ngx_http_umami_answer_text_t  ngx_http_umami_answer_reasons[] = {
+    { ngx_null_string, ngx_null_string },
+    { ngx_string("preflight-refused"),
+      ngx_string("this origin may not send events here") },
+    { ngx_string("origin-refused"),
+      ngx_string("this origin may not send events here") },
+    { ngx_string("client-refused"),
+      ngx_string("the request did not come through the expected edge") },
+    { ngx_string("method-not-allowed"),
+      ngx_string("the method is not allowed here") },
+    { ngx_string("rate-limited"),
+      ngx_string("too many requests, try again later") },
+    { ngx_string("script-unavailable"),
+      ngx_string("the script was not fetched yet, try again soon") }
+};
+
+
+/* for errors that nginx or Umami made */
+
+static ngx_http_umami_answer_status_t  ngx_http_umami_answer_statuses[] = {
+    { 400, { ngx_string("bad-request"), ngx_string("bad request") } },
+    { 403, { ngx_string("forbidden"), ngx_string("forbidden") } },
+    { 404, { ngx_string("not-found"), ngx_string("not found") } },
+    { 405, { ngx_string("method-not-allowed"),
+             ngx_string("the method is not allowed here") } },
+    { 408, { ngx_string("request-timeout"),
+             ngx_string("the request came too slowly") } },
+    { 411, { ngx_string("length-required"),
+             ngx_string("the request has no length") } },
+    { 413, { ngx_string("payload-too-large"),
+             ngx_string("the body is larger than is allowed here") } },
+    { 415, { ngx_string("unsupported-media-type"),
+             ngx_string("the body's encoding is not understood") } },
+    { 429, { ngx_string("rate-limited"),
+             ngx_string("too many requests, try again later") } },
+    { 500, { ngx_string("internal-error"),
+             ngx_string("the event could not be processed") } },
+    { 502, { ngx_string("bad-gateway"),
+             ngx_string("the analytics server is not reachable") } },
+    { 503, { ngx_string("unavailable"),
+             ngx_string("the analytics server is not available") } },
+    { 504, { ngx_string("gateway-timeout"),
+             ngx_string("the analytics server did not answer in time") } },
+    { 0,   { ngx_string("error"),
+             ngx_string("the request could not be processed") } }
+};
+
+
+static ngx_str_t  ngx_http_umami_answer_type = ngx_string("application/json");
+
+static ngx_str_t  ngx_http_umami_answer_header_reason =
+    ngx_string("X-Umami-Reason");
+static ngx_str_t  ngx_http_umami_answer_header_retry =
+    ngx_string("Retry-After");
+static ngx_str_t  ngx_http_umami_answer_header_allow = ngx_string("Allow");
+static ngx_str_t  ngx_http_umami_answer_header_cache =
+    ngx_string("Cache-Control");
+static ngx_str_t  ngx_http_umami_answer_no_store = ngx_string("no-store");
+
+
+static ngx_umami_stats_family_t  ngx_http_umami_answer_family = {
+    ngx_string("umami_refused_total"),
+    ngx_string("Requests that the gateway refused, by reason."), 0
+};
+
+
+static ngx_http_module_t  ngx_http_umami_answer_module_ctx = {
+    ngx_http_umami_answer_add_counters,    /* preconfiguration */
+    ngx_http_umami_answer_init,            /* postconfiguration */
+
+    ngx_http_umami_answer_create_main_conf, /* create main configuration */
+    NULL,                                  /* init main configuration */
+
+    NULL,                                  /* create server configuration */
+    NULL,                                  /* merge server configuration */
+
+    NULL,                                  /* create location configuration */
+    NULL                                   /* merge location configuration */
+};
+
+
+ngx_module_t  ngx_http_umami_answer_module = {
+    NGX_MODULE_V1,
+    &ngx_http_umami_answer_module_ctx,     /* module context */
+    NULL,                                  /* module directives */
+    NGX_HTTP_MODULE,                       /* module type */
+    NULL,                                  /* init master */
+    NULL,                                  /* init module */
+    NULL,                                  /* init process */
+    NULL,                                  /* init thread */
+    NULL,                                  /* exit thread */
+    NULL,                                  /* exit process */
+    NULL,                                  /* exit master */
+    NGX_MODULE_V1_PADDING
+};
+
+
+static ngx_http_output_header_filter_pt  ngx_http_next_header_filter;
+static ngx_http_output_body_filter_pt    ngx_http_next_body_filter;
+
+
+ngx_int_t
+ngx_http_umami_refuse(ngx_http_request_t *r, ngx_http_umami_ctx_t *ctx,
+    ngx_uint_t reason, ngx_uint_t status)
+{
+    ngx_http_umami_main_conf_t         *umcf;
+    ngx_http_umami_answer_main_conf_t  *uamcf;
+
+    umcf = ngx_http_get_module_main_conf(r, ngx_umami_module);
+    uamcf = ngx_http_get_module_main_conf(r, ngx_http_umami_answer_module);
+
+    ngx_umami_stats_add(umcf->stats, uamcf->counters + reason, 1);
+
+    ctx->reason = reason;
+
+    return status;
+}
+
+
+static ngx_int_t
+ngx_http_umami_answer_header_filter(ngx_http_request_t *r)
+{
+    ngx_http_umami_ctx_t       *ctx;
+    ngx_http_umami_loc_conf_t  *ulcf;
+
+    ulcf = ngx_http_get_module_loc_conf(r, ngx_http_umami_request_module);
+    ctx = ngx_http_umami_get_ctx(r);
+
+    if ((ulcf->steps == 0 && !ulcf->json && ctx == NULL) || r != r->main) {
+        return ngx_http_next_header_filter(r);
+    }
+
+    if (r->headers_out.status >= NGX_HTTP_BAD_REQUEST && ulcf->json
+        && (r->err_status || (r->upstream && r->headers_out.status >= 500))
+        && ngx_http_umami_answer_error(r, ctx) != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
+
+    if (((ulcf->steps & NGX_HTTP_UMAMI_CORS) || (ctx && ctx->cors))
+        && ngx_http_umami_cors_headers(r) != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
+
+    return ngx_http_next_header_filter(r);
+}
+
+
+/* nginx's HTML and Umami's stack traces make way for JSON */
+
+static ngx_int_t
+ngx_http_umami_answer_error(ngx_http_request_t *r, ngx_http_umami_ctx_t *ctx)
+{
+    u_char                        *p;
+    size_t                         len;
+    ngx_http_umami_answer_text_t   text;
+
+    if (ctx == NULL) {
+        ctx = ngx_http_umami_add_ctx(r);
+        if (ctx == NULL) {
+            return NGX_ERROR;
+        }
+    }
+
+    ngx_http_umami_answer_text(ctx->reason, r->headers_out.status, &text);
+
+    len = sizeof("{\"error\":{\"code\":\"\",\"message\":\"\",\"status\":}}") - 1
+          + text.code.len + text.message.len + NGX_INT_T_LEN;
+
+    p = ngx_pnalloc(r->pool, len);
+    if (p == NULL) {
+        return NGX_ERROR;
+    }
+
+    ctx->body_text.data = p;
+
+    p = ngx_sprintf(p, "{\"error\":{\"code\":\"%V\",\"message\":\"%V\","
+                       "\"status\":%ui}}",
+                    &text.code, &text.message, r->headers_out.status);
+
+    ctx->body_text.len = p - ctx->body_text.data;
+    ctx->replaced = 1;
+
+    ngx_http_clear_accept_ranges(r);
+    ngx_http_clear_last_modified(r);
+    ngx_http_clear_content_length(r);
+    ngx_http_clear_etag(r);
+
+    if (r->headers_out.content_encoding) {
+        r->headers_out.content_encoding->hash = 0;
+        r->headers_out.content_encoding = NULL;
+    }
+
+    r->headers_out.content_length_n = ctx->body_text.len;
+    r->headers_out.content_type = ngx_http_umami_answer_type;
+    r->headers_out.content_type_len = ngx_http_umami_answer_type.len;
+    r->headers_out.content_type_lowcase = NULL;
+    ngx_str_null(&r->headers_out.charset);
+
+    return ngx_http_umami_answer_error_headers(r, ctx, &text);
+}
+
+
+static ngx_int_t
+ngx_http_umami_answer_error_headers(ngx_http_request_t *r,
+    ngx_http_umami_ctx_t *ctx, ngx_http_umami_answer_text_t *text)
+{
+    u_char     *p;
+    ngx_str_t   seconds;
+
+    if (r->upstream == NULL
+        && ngx_http_umami_add_header(r, &ngx_http_umami_answer_header_cache,
+                                     &ngx_http_umami_answer_no_store)
+           != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
+
+    if (ngx_http_umami_add_header(r, &ngx_http_umami_answer_header_reason,
+                                  &text->code)
+        != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
+
+    if (ctx->allow.len
+        && ngx_http_umami_add_header(r, &ngx_http_umami_answer_header_allow,
+                                     &ctx->allow)
+           != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
+
+    if (ctx->retry_after == 0) {
+        return NGX_OK;
+    }
+
+    p = ngx_pnalloc(r->pool, NGX_INT_T_LEN);
+    if (p == NULL) {
+        return NGX_ERROR;
+    }
+
+    seconds.data = p;
+    seconds.len = ngx_sprintf(p, "%ui", ctx->retry_after) - p;
+
+    return ngx_http_umami_add_header(r, &ngx_http_umami_answer_header_retry,
+                                     &seconds);
+}
+
+
+static void
+ngx_http_umami_answer_text(ngx_uint_t reason, ngx_uint_t status,
+    ngx_http_umami_answer_text_t *text)
+{
+    ngx_http_umami_answer_status_t  *s;
+
+    if (reason >= NGX_HTTP_UMAMI_BODY_REASONS) {
+        reason -= NGX_HTTP_UMAMI_BODY_REASONS;
+        text->code = *ngx_umami_body_code(reason);
+        text->message = *ngx_umami_body_message(reason);
+        return;
+    }
+
+    if (reason) {
+        *text = ngx_http_umami_answer_reasons[reason];
+        return;
+    }
+
+    for (s = ngx_http_umami_answer_statuses; s->status; s++) {
+        if (s->status == status) {
+            break;
+        }
+    }
+
+    *text = s->text;
+}
+
+
+static ngx_int_t
+ngx_http_umami_answer_body_filter(ngx_http_request_t *r, ngx_chain_t *in)
+{
+    ngx_buf_t             *b;
+    ngx_chain_t           *cl, out;
+    ngx_http_umami_ctx_t  *ctx;
+
+    if (in == NULL || r != r->main || r->header_only) {
+        return ngx_http_next_body_filter(r, in);
+    }
+
+    ctx = ngx_http_umami_get_ctx(r);
+
+    if (ctx == NULL || !ctx->replaced) {
+        return ngx_http_next_body_filter(r, in);
+    }
+
+    for (cl = in; cl; cl = cl->next) {
+        cl->buf->pos = cl->buf->last;
+        cl->buf->file_pos = cl->buf->file_last;
+    }
+
+    if (ctx->answered) {
+        return ngx_http_next_body_filter(r, NULL);
+    }
+
+    ctx->answered = 1;
+
+    b = ngx_calloc_buf(r->pool);
+    if (b == NULL) {
+        return NGX_ERROR;
+    }
+
+    b->pos = ctx->body_text.data;
+    b->last = b->pos + ctx->body_text.len;
+    b->memory = 1;
+    b->last_buf = 1;
+    b->last_in_chain = 1;
+
+    out.buf = b;
+    out.next = NULL;
+
+    return ngx_http_next_body_filter(r, &out);
+}
+
+
+ngx_int_t
+ngx_http_umami_add_header(ngx_http_request_t *r, ngx_str_t *name,
+    ngx_str_t *value)
+{
+    ngx_table_elt_t  *h;
+
+    h = ngx_list_push(&r->headers_out.headers);
+    if (h == NULL) {
+        return NGX_ERROR;
+    }
+
+    h->hash = 1;
+    h->key = *name;
+    h->value = *value;
+#if (NGX_HTTP_UMAMI_LINKED_HEADERS)
+    h->next = NULL;
+#endif
+
+    return NGX_OK;
+}
+
+
+static ngx_int_t
+ngx_http_umami_answer_add_counters(ngx_conf_t *cf)
+{
+    u_char                             *p;
+    ngx_int_t                           n;
+    ngx_str_t                           labels;
+    ngx_uint_t                          i;
+    ngx_http_umami_main_conf_t         *umcf;
+    ngx_http_umami_answer_text_t        text;
+    ngx_http_umami_answer_main_conf_t  *uamcf;
+
+    umcf = ngx_http_conf_get_module_main_conf(cf, ngx_umami_module);
+    uamcf = ngx_http_conf_get_module_main_conf(cf,
+                                               ngx_http_umami_answer_module);
+
+    for (i = 0;
+         i < NGX_HTTP_UMAMI_BODY_REASONS + NGX_UMAMI_BODY_REASONS;
+         i++)
+    {
+        ngx_http_umami_answer_text(i, 0, &text);
+
+        p = ngx_pnalloc(cf->pool, sizeof("reason=\"\"") + text.code.len);
+        if (p == NULL) {
+            return NGX_ERROR;
+        }
+
+        labels.data = p;
+        labels.len = ngx_sprintf(p, "reason=\"%V\"", &text.code) - p;
+
+        n = ngx_umami_stats_register(umcf->stats,
+                                     &ngx_http_umami_answer_family, &labels);
+        if (n == NGX_ERROR) {
+            return NGX_ERROR;
+        }
+
+        if (i == 0) {
+            uamcf->counters = n;
+        }
+    }
+
+    return NGX_OK;
+}
+
+
+static void *
+ngx_http_umami_answer_create_main_conf(ngx_conf_t *cf)
+{
+    return ngx_pcalloc(cf->pool, sizeof(ngx_http_umami_answer_main_conf_t));
+}
+
+
+static ngx_int_t
+ngx_http_umami_answer_init(ngx_conf_t *cf)
+{
+    ngx_http_umami_main_conf_t  *umcf;
+
+    umcf = ngx_http_conf_get_module_main_conf(cf, ngx_umami_module);
+
+    if (!umcf->enabled) {
+        return NGX_OK;
+    }
+
+    ngx_http_next_header_filter = ngx_http_top_header_filter;
+    ngx_http_top_header_filter = ngx_http_umami_answer_header_filter;
+
+    ngx_http_next_body_filter = ngx_http_top_body_filter;
+    ngx_http_top_body_filter = ngx_http_umami_answer_body_filter;
+
+    return NGX_OK;
+}

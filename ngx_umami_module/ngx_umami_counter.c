@@ -1,0 +1,210 @@
+
+/*
+ * Copyright (C) the ngx_umami_module authors
+ */
+
+
+#include <ngx_config.h>
+#include <ngx_core.h>
+#include "ngx_umami_counter.h"
+
+
+#define NGX_UMAMI_COUNTER_SECOND  1000000       /* microseconds */
+
+
+static uint64_t ngx_umami_counter_used(ngx_umami_counter_rule_t *rule,
+    ngx_umami_counter_t *counter, uint64_t now);
+static uint64_t ngx_umami_counter_retry(ngx_umami_counter_rule_t *rule,
+    ngx_umami_counter_t *counter, uint64_t now, uint64_t over);
+
+
+ngx_str_t  ngx_umami_counter_lua = ngx_string(
+    "local t = redis.call('TIME')\n"
+    "local now = t[1] * 1000000 + t[2]\n"
+    "local out, new, px, ok = {}, {}, {}, true\n"
+    "for i = 1, #KEYS do\n"
+    "  local j = i * 6 - 5\n"
+    "  local cost, form = ARGV[j] * 1000000, tonumber(ARGV[j + 1])\n"
+    "  local limit, rate = ARGV[j + 2] * 1000000, tonumber(ARGV[j + 3])\n"
+    "  local period, dry = tonumber(ARGV[j + 4]), ARGV[j + 5] == '1'\n"
+    "  local a, b, c = 0, 0, 0\n"
+    "  local s = redis.call('GET', KEYS[i])\n"
+    "  if s then\n"
+    "    local x, y, z = string.match(s, '^(%d+):(%d+):(%d+)$')\n"
+    "    if x then a, b, c = tonumber(x), tonumber(y), tonumber(z) end\n"
+    "  end\n"
+    "  local used, retry\n"
+    "  if form == 0 then\n"
+    "    local past = math.max(0, now - c)\n"
+    "    used = math.max(0, a - math.floor(past / period * rate))\n"
+    "    retry = (used + cost - limit) * period / rate\n"
+    "    a, c, px[i] = used + cost, math.max(now, c), limit * period / rate\n"
+    "  else\n"
+    "    local w = period * 1000000\n"
+    "    local n = math.floor(now / w)\n"
+    "    if n < c then n = c end\n"
+    "    if n == c + 1 then a, b = 0, a elseif n > c then a, b = 0, 0 end\n"
+    "    local left = math.min(w, math.max(0, (n + 1) * w - now))\n"
+    "    used = a + math.floor(b * (left / w))\n"
+    "    local over = used + cost - limit\n"
+    "    retry = b > 0 and over / b * w or w\n"
+    "    if retry > left then\n"
+    "      over = over - math.floor(b * (left / w))\n"
+    "      retry = left + over / math.max(a, 1) * w\n"
+    "    end\n"
+    "    a, c, px[i] = a + cost, n, w * 2\n"
+    "  end\n"
+    "  local yes = used + cost <= limit\n"
+    "  if yes then\n"
+    "    new[i] = string.format('%.0f:%.0f:%.0f', a, b, c)\n"
+    "    retry, used = 0, used + cost\n"
+    "  elseif not dry then\n"
+    "    ok = false\n"
+    "  end\n"
+    "  local n = #out\n"
+    "  out[n + 1] = yes and 1 or 0\n"
+    "  out[n + 2] = math.floor(math.max(0, limit - used) / 1000000)\n"
+    "  out[n + 3] = math.ceil(retry / 1000)\n"
+    "end\n"
+    "if ok then\n"
+    "  for i = 1, #KEYS do\n"
+    "    if new[i] then\n"
+    "      redis.call('SET', KEYS[i], new[i], 'PX',\n"
+    "                 string.format('%.0f', math.ceil(px[i] / 1000) + 1000))\n"
+    "    end\n"
+    "  end\n"
+    "end\n"
+    "return out\n");
+
+
+void
+ngx_umami_counter_ask(ngx_umami_counter_rule_t *rule,
+    ngx_umami_counter_t *counter, uint64_t now, uint64_t cost,
+    ngx_umami_counter_verdict_t *verdict)
+{
+    uint64_t  used, limit;
+
+    used = ngx_umami_counter_used(rule, counter, now);
+    limit = rule->limit * NGX_UMAMI_COUNTER_ONE;
+    cost *= NGX_UMAMI_COUNTER_ONE;
+
+    verdict->allowed = (used + cost <= limit);
+    verdict->retry = 0;
+
+    if (verdict->allowed) {
+        used += cost;
+
+    } else {
+        verdict->retry = ngx_umami_counter_retry(rule, counter, now,
+                                                 used + cost - limit);
+    }
+
+    verdict->remaining = used < limit
+                         ? (limit - used) / NGX_UMAMI_COUNTER_ONE : 0;
+}
+
+
+void
+ngx_umami_counter_charge(ngx_umami_counter_rule_t *rule,
+    ngx_umami_counter_t *counter, uint64_t now, uint64_t cost)
+{
+    uint64_t  number;
+
+    cost *= NGX_UMAMI_COUNTER_ONE;
+
+    if (rule->form == NGX_UMAMI_COUNTER_BUCKET) {
+        counter->a = ngx_umami_counter_used(rule, counter, now) + cost;
+        counter->time = ngx_max(now, counter->time);
+        return;
+    }
+
+    number = now / (rule->period * NGX_UMAMI_COUNTER_SECOND);
+
+    if (number > counter->time) {
+        counter->b = (number == counter->time + 1) ? counter->a : 0;
+        counter->a = 0;
+        counter->time = number;
+    }
+
+    counter->a += cost;
+}
+
+
+static uint64_t
+ngx_umami_counter_used(ngx_umami_counter_rule_t *rule,
+    ngx_umami_counter_t *counter, uint64_t now)
+{
+    double    refill;
+    uint64_t  window, number, left;
+
+    if (rule->form == NGX_UMAMI_COUNTER_BUCKET) {
+
+        if (now <= counter->time) {
+            return counter->a;
+        }
+
+        refill = (double) (now - counter->time) / rule->period * rule->rate;
+
+        return refill < (double) counter->a ? counter->a - (uint64_t) refill
+                                            : 0;
+    }
+
+    window = rule->period * NGX_UMAMI_COUNTER_SECOND;
+    number = now / window;
+
+    if (number > counter->time + 1) {
+        return 0;
+    }
+
+    if (number < counter->time) {
+        return counter->a + counter->b;
+    }
+
+    left = window - now % window;
+
+    if (number == counter->time) {
+        return counter->a + (uint64_t) (counter->b * ((double) left / window));
+    }
+
+    return (uint64_t) (counter->a * ((double) left / window));
+}
+
+
+/* "over" is what has to fade, or to be refilled, before "cost" fits */
+
+static uint64_t
+ngx_umami_counter_retry(ngx_umami_counter_rule_t *rule,
+    ngx_umami_counter_t *counter, uint64_t now, uint64_t over)
+{
+    double    window, left, present, previous, wait;
+    uint64_t  number;
+
+    if (rule->form == NGX_UMAMI_COUNTER_BUCKET) {
+        wait = (double) over * rule->period / rule->rate;
+
+        return (uint64_t) (wait / 1000) + 1;
+    }
+
+    window = (double) rule->period * NGX_UMAMI_COUNTER_SECOND;
+    number = now / (rule->period * NGX_UMAMI_COUNTER_SECOND);
+    left = window - now % (rule->period * NGX_UMAMI_COUNTER_SECOND);
+
+    present = (double) counter->a;
+    previous = (double) counter->b;
+
+    if (number > counter->time) {
+        previous = present;
+        present = 0;
+    }
+
+    /* the previous window fades first, then the present one becomes it */
+
+    wait = previous > 0 ? over / previous * window : window;
+
+    if (wait > left) {
+        over -= (uint64_t) (previous * (left / window));
+        wait = left + over / ngx_max(present, 1) * window;
+    }
+
+    return (uint64_t) (wait / 1000) + 1;
+}

@@ -1,0 +1,156 @@
+
+/*
+ * Copyright (C) the ngx_umami_module authors
+ */
+
+
+#include <ngx_config.h>
+#include <ngx_core.h>
+#include <openssl/core_names.h>
+#include <openssl/crypto.h>
+#include <openssl/err.h>
+#include <openssl/evp.h>
+#include <openssl/params.h>
+#include <openssl/rand.h>
+#include "ngx_umami_hmac.h"
+
+
+struct ngx_umami_hmac_s {
+    EVP_MAC      *mac;
+    EVP_MAC_CTX  *ctx;
+};
+
+
+static void ngx_umami_hmac_cleanup(void *data);
+
+
+ngx_umami_hmac_t *
+ngx_umami_hmac_create(ngx_pool_t *pool, ngx_str_t *key)
+{
+    OSSL_PARAM           params[2];
+    ngx_umami_hmac_t    *hmac;
+    ngx_pool_cleanup_t  *cln;
+
+    cln = ngx_pool_cleanup_add(pool, sizeof(ngx_umami_hmac_t));
+    if (cln == NULL) {
+        return NULL;
+    }
+
+    hmac = cln->data;
+    cln->handler = ngx_umami_hmac_cleanup;
+
+    hmac->ctx = NULL;
+    hmac->mac = EVP_MAC_fetch(NULL, "HMAC", NULL);
+
+    if (hmac->mac) {
+        hmac->ctx = EVP_MAC_CTX_new(hmac->mac);
+    }
+
+    params[0] = OSSL_PARAM_construct_utf8_string(OSSL_MAC_PARAM_DIGEST,
+                                                 "SHA256", 0);
+    params[1] = OSSL_PARAM_construct_end();
+
+    if (hmac->ctx == NULL
+        || EVP_MAC_init(hmac->ctx, key->data, key->len, params) != 1)
+    {
+        ERR_clear_error();
+        return NULL;
+    }
+
+    return hmac;
+}
+
+
+static void
+ngx_umami_hmac_cleanup(void *data)
+{
+    ngx_umami_hmac_t *hmac = data;
+
+    EVP_MAC_CTX_free(hmac->ctx);
+    EVP_MAC_free(hmac->mac);
+}
+
+
+ngx_int_t
+ngx_umami_hmac_sign(ngx_umami_hmac_t *hmac, ngx_str_t *parts,
+    ngx_uint_t nparts, u_char digest[NGX_UMAMI_HMAC_LEN])
+{
+    size_t      len;
+    ngx_uint_t  i;
+
+    /* no key here: the context is rewound to its keyed state */
+
+    if (EVP_MAC_init(hmac->ctx, NULL, 0, NULL) != 1) {
+        goto failed;
+    }
+
+    for (i = 0; i < nparts; i++) {
+        if (EVP_MAC_update(hmac->ctx, parts[i].data, parts[i].len) != 1) {
+            goto failed;
+        }
+    }
+
+    if (EVP_MAC_final(hmac->ctx, digest, &len, NGX_UMAMI_HMAC_LEN) == 1) {
+        return NGX_OK;
+    }
+
+failed:
+
+    ERR_clear_error();
+
+    return NGX_ERROR;
+}
+
+
+ngx_int_t
+ngx_umami_hmac_digest(ngx_str_t *parts, ngx_uint_t nparts,
+    u_char digest[NGX_UMAMI_HMAC_LEN])
+{
+    int          rc;
+    ngx_uint_t   i;
+    EVP_MD_CTX  *ctx;
+
+    ctx = EVP_MD_CTX_new();
+    if (ctx == NULL) {
+        return NGX_ERROR;
+    }
+
+    rc = EVP_DigestInit_ex(ctx, EVP_sha256(), NULL);
+
+    for (i = 0; i < nparts && rc == 1; i++) {
+        rc = EVP_DigestUpdate(ctx, parts[i].data, parts[i].len);
+    }
+
+    if (rc == 1) {
+        rc = EVP_DigestFinal_ex(ctx, digest, NULL);
+    }
+
+    EVP_MD_CTX_free(ctx);
+
+    if (rc != 1) {
+        ERR_clear_error();
+        return NGX_ERROR;
+    }
+
+    return NGX_OK;
+}
+
+
+ngx_int_t
+ngx_umami_hmac_random(u_char *p, size_t len)
+{
+    if (RAND_bytes(p, len) == 1) {
+        return NGX_OK;
+    }
+
+    ERR_clear_error();
+
+    return NGX_ERROR;
+}
+
+
+ngx_uint_t
+ngx_umami_hmac_equal(ngx_str_t *a, ngx_str_t *b)
+{
+    return a->len == b->len && CRYPTO_memcmp(a->data, b->data, a->len) == 0;
+}

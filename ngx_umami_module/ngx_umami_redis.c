@@ -1,0 +1,520 @@
+
+/*
+ * Copyright (C) the ngx_umami_module authors
+ */
+
+
+#include <ngx_config.h>
+#include <ngx_core.h>
+#include <ngx_event.h>
+#include <ngx_sha1.h>
+#include "ngx_umami_url.h"
+#include "ngx_umami_redis_op.h"
+
+
+#define NGX_UMAMI_REDIS_PORT  6379
+#define NGX_UMAMI_REDIS_SHA1  20            /* bytes, twice in hexadecimal */
+
+
+typedef struct {
+    ngx_str_t    ca;
+    ngx_flag_t   verify;
+    ngx_flag_t   secure;
+} ngx_umami_redis_tls_t;
+
+
+static char *ngx_umami_redis_configure(ngx_conf_t *cf,
+    ngx_umami_redis_t *redis, ngx_str_t *text);
+static char *ngx_umami_redis_scheme(ngx_umami_url_t *url, ngx_str_t *database,
+    ngx_flag_t *secure);
+static char *ngx_umami_redis_parameters(ngx_conf_t *cf, ngx_umami_url_t *url,
+    ngx_str_t *database, ngx_umami_redis_tls_t *tls);
+static ngx_flag_t ngx_umami_redis_equal(ngx_str_t *value, char *text);
+static void ngx_umami_redis_cleanup(void *data);
+static ngx_int_t ngx_umami_redis_init(ngx_umami_redis_t *redis);
+static ngx_int_t ngx_umami_redis_admit(ngx_umami_redis_t *redis,
+    ngx_umami_redis_reason_e *reason);
+static ngx_int_t ngx_umami_redis_issue(ngx_umami_redis_op_t *op);
+
+
+static ngx_str_t  ngx_umami_redis_reasons[] = {
+    ngx_string("ok"),
+    ngx_string("timeout"),
+    ngx_string("connect"),
+    ngx_string("closed"),
+    ngx_string("refused"),
+    ngx_string("loading"),
+    ngx_string("protocol"),
+    ngx_string("busy")
+};
+
+
+ngx_umami_redis_t *
+ngx_umami_redis_create(ngx_conf_t *cf, ngx_str_t *url, char **err)
+{
+    ngx_umami_redis_t   *redis;
+    ngx_pool_cleanup_t  *cln;
+
+    *err = "cannot be kept: no memory";
+
+    redis = ngx_pcalloc(cf->pool, sizeof(ngx_umami_redis_t));
+    if (redis == NULL) {
+        return NULL;
+    }
+
+    if (ngx_array_init(&redis->scripts, cf->pool, 2,
+                       sizeof(ngx_umami_redis_script_t))
+        != NGX_OK)
+    {
+        return NULL;
+    }
+
+    cln = ngx_pool_cleanup_add(cf->pool, 0);
+    if (cln == NULL) {
+        return NULL;
+    }
+
+    cln->handler = ngx_umami_redis_cleanup;
+    cln->data = redis;
+
+    redis->link.name = "redis";
+    redis->link.data = redis;
+    redis->link.open = ngx_umami_redis_talk_open;
+    redis->link.read = ngx_umami_redis_talk_read;
+    redis->link.lost = ngx_umami_redis_talk_lost;
+
+    *err = ngx_umami_redis_configure(cf, redis, url);
+
+    return (*err == NULL) ? redis : NULL;
+}
+
+
+static char *
+ngx_umami_redis_configure(ngx_conf_t *cf, ngx_umami_redis_t *redis,
+    ngx_str_t *text)
+{
+    char                   *err;
+    ngx_umami_url_t         url;
+    ngx_umami_redis_tls_t   tls;
+
+    ngx_memzero(&tls, sizeof(ngx_umami_redis_tls_t));
+    tls.verify = 1;
+
+    err = ngx_umami_url_parse(cf->pool, text, &url);
+    if (err) {
+        return err;
+    }
+
+    err = ngx_umami_redis_scheme(&url, &redis->database, &tls.secure);
+    if (err) {
+        return err;
+    }
+
+    if (url.user.len && url.password.data == NULL) {
+        return "names a user without a password";
+    }
+
+    redis->user = url.user;
+    redis->password = url.password;
+
+    err = ngx_umami_redis_parameters(cf, &url, &redis->database, &tls);
+    if (err) {
+        return err;
+    }
+
+    if (redis->database.len > 5
+        || (redis->database.len
+            && ngx_atoi(redis->database.data, redis->database.len)
+               == NGX_ERROR))
+    {
+        return "has a database that is not a number";
+    }
+
+    err = ngx_umami_peer_init(cf->pool, &redis->link.peer, &url.host,
+                              url.port);
+    if (err) {
+        return err;
+    }
+
+    if (tls.secure) {
+        redis->link.tls = ngx_umami_tls_create(cf, &url.host, &tls.ca,
+                                               tls.verify, &err);
+        if (redis->link.tls == NULL) {
+            return err;
+        }
+    }
+
+    return NULL;
+}
+
+
+static char *
+ngx_umami_redis_scheme(ngx_umami_url_t *url, ngx_str_t *database,
+    ngx_flag_t *secure)
+{
+    if (ngx_umami_redis_equal(&url->scheme, "unix")) {
+
+        if (url->host.len || url->port) {
+            return "has a host, which \"unix:\" does not have";
+        }
+
+        if (url->path.len == 0 || url->path.data[0] != '/') {
+            return "has no absolute path of a socket";
+        }
+
+        url->host = url->path;
+
+        return NULL;
+    }
+
+    *secure = ngx_umami_redis_equal(&url->scheme, "rediss");
+
+    if (!*secure && !ngx_umami_redis_equal(&url->scheme, "redis")) {
+        return "has an unknown scheme";
+    }
+
+    /* a path would make a UNIX-domain socket of it */
+
+    if (url->host.len && url->host.data[0] == '/') {
+        return "has an invalid host";
+    }
+
+    if (url->port == 0) {
+        url->port = NGX_UMAMI_REDIS_PORT;
+    }
+
+    if (url->path.len) {
+
+        if (url->path.data[0] != '/') {
+            return "has no \"//\" before its host";
+        }
+
+        database->data = url->path.data + 1;
+        database->len = url->path.len - 1;
+    }
+
+    return NULL;
+}
+
+
+static char *
+ngx_umami_redis_parameters(ngx_conf_t *cf, ngx_umami_url_t *url,
+    ngx_str_t *database, ngx_umami_redis_tls_t *tls)
+{
+    char       *err;
+    u_char     *text;
+    ngx_str_t   name, value, *query;
+
+    query = &url->query;
+
+    if (ngx_strlchr(query->data, query->data + query->len, '@')) {
+
+        /* most likely the end of a password, which must not be quoted */
+
+        return "has a \"?\" before an \"@\", one of the two has to be "
+               "percent-encoded";
+    }
+
+    for ( ;; ) {
+
+        err = ngx_umami_url_arg(cf->pool, query, &name, &value);
+        if (err) {
+            return err;
+        }
+
+        if (name.data == NULL) {
+            return NULL;
+        }
+
+        if (ngx_umami_redis_equal(&name, "db")) {
+            *database = value;
+
+        } else if (tls->secure && ngx_umami_redis_equal(&name, "ca")) {
+            tls->ca = value;
+
+        } else if (tls->secure && ngx_umami_redis_equal(&name, "verify")
+                   && ngx_umami_redis_equal(&value, "on"))
+        {
+            tls->verify = 1;
+
+        } else if (tls->secure && ngx_umami_redis_equal(&name, "verify")
+                   && ngx_umami_redis_equal(&value, "off"))
+        {
+            tls->verify = 0;
+
+        } else {
+            break;
+        }
+    }
+
+    text = ngx_pnalloc(cf->pool, name.len
+                                 + sizeof("has an invalid parameter \"\""));
+    if (text == NULL) {
+        return "cannot be kept: no memory";
+    }
+
+    ngx_sprintf(text, "has an invalid parameter \"%V\"%Z", &name);
+
+    return (char *) text;
+}
+
+
+static ngx_flag_t
+ngx_umami_redis_equal(ngx_str_t *value, char *text)
+{
+    return value->len == ngx_strlen(text)
+           && ngx_strncmp(value->data, text, value->len) == 0;
+}
+
+
+ngx_int_t
+ngx_umami_redis_add_script(ngx_umami_redis_t *redis, ngx_str_t *source,
+    ngx_uint_t *index)
+{
+    u_char                     sum[NGX_UMAMI_REDIS_SHA1];
+    ngx_sha1_t                 sha1;
+    ngx_umami_redis_script_t  *script;
+
+    script = ngx_array_push(&redis->scripts);
+    if (script == NULL) {
+        return NGX_ERROR;
+    }
+
+    script->source = *source;
+    script->loading = 0;
+
+    script->sha1.len = 2 * NGX_UMAMI_REDIS_SHA1;
+    script->sha1.data = ngx_pnalloc(redis->scripts.pool, script->sha1.len);
+    if (script->sha1.data == NULL) {
+        return NGX_ERROR;
+    }
+
+    ngx_sha1_init(&sha1);
+    ngx_sha1_update(&sha1, source->data, source->len);
+    ngx_sha1_final(sum, &sha1);
+
+    ngx_hex_dump(script->sha1.data, sum, NGX_UMAMI_REDIS_SHA1);
+
+    *index = redis->scripts.nelts - 1;
+
+    return NGX_OK;
+}
+
+
+ngx_flag_t
+ngx_umami_redis_named(ngx_umami_redis_t *redis)
+{
+    return redis->link.peer.named;
+}
+
+
+void
+ngx_umami_redis_set_resolver(ngx_umami_redis_t *redis,
+    ngx_resolver_t *resolver, ngx_msec_t timeout)
+{
+    redis->link.peer.resolver = resolver;
+    redis->link.peer.timeout = timeout;
+}
+
+
+ngx_str_t *
+ngx_umami_redis_reason(ngx_umami_redis_reason_e reason)
+{
+    return &ngx_umami_redis_reasons[reason];
+}
+
+
+static ngx_int_t
+ngx_umami_redis_init(ngx_umami_redis_t *redis)
+{
+    if (redis->resp) {
+        return NGX_OK;
+    }
+
+    if (ngx_umami_link_init(&redis->link) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
+    redis->reason = NGX_UMAMI_REDIS_CONNECT;
+
+    ngx_umami_redis_op_init(redis);
+    ngx_umami_redis_talk_init(redis);
+
+    redis->resp = ngx_umami_resp_create(&redis->link.log);
+
+    return (redis->resp == NULL) ? NGX_ERROR : NGX_OK;
+}
+
+
+static void
+ngx_umami_redis_cleanup(void *data)
+{
+    ngx_umami_redis_t *redis = data;
+
+    ngx_queue_t           *q;
+    ngx_umami_redis_op_t  *op;
+
+    if (redis->resp == NULL) {
+        return;
+    }
+
+    /* those who waited may be gone, and are not told */
+
+    while (!ngx_queue_empty(&redis->waiting)) {
+        q = ngx_queue_head(&redis->waiting);
+        op = ngx_queue_data(q, ngx_umami_redis_op_t, waiting);
+
+        ngx_umami_redis_detach(op);
+    }
+
+    ngx_umami_redis_close(redis);
+
+    ngx_umami_redis_op_free(redis);
+    ngx_umami_resp_destroy(redis->resp);
+    ngx_umami_link_free(&redis->link);
+
+    redis->resp = NULL;
+}
+
+
+ngx_umami_redis_op_t *
+ngx_umami_redis_eval(ngx_umami_redis_t *redis, ngx_uint_t script,
+    ngx_uint_t nkeys, ngx_uint_t nargs, ngx_str_t *args, ngx_msec_t budget,
+    ngx_umami_redis_pt handler, void *data, ngx_umami_redis_reason_e *reason)
+{
+    size_t                 size;
+    ngx_uint_t             i;
+    ngx_umami_redis_op_t  *op;
+
+    size = 0;
+
+    for (i = 0; i < nargs; i++) {
+        size += args[i].len;
+    }
+
+    if (nargs > NGX_UMAMI_REDIS_MAX_ARGS || size > NGX_UMAMI_REDIS_MAX_SIZE) {
+        *reason = NGX_UMAMI_REDIS_BUSY;
+        return NULL;
+    }
+
+    if (ngx_umami_redis_admit(redis, reason) != NGX_OK) {
+        return NULL;
+    }
+
+    *reason = NGX_UMAMI_REDIS_BUSY;
+
+    op = ngx_umami_redis_op(redis, NGX_UMAMI_REDIS_EVALSHA);
+    if (op == NULL) {
+        return NULL;
+    }
+
+    op->script = script;
+
+    if (ngx_umami_redis_op_args(op, nkeys, nargs, args) != NGX_OK) {
+        ngx_umami_redis_op_recycle(op);
+        return NULL;
+    }
+
+    if (ngx_umami_redis_issue(op) != NGX_OK) {
+        return NULL;
+    }
+
+    ngx_umami_redis_op_wait(op, budget, handler, data);
+
+    return op;
+}
+
+
+ngx_umami_redis_op_t *
+ngx_umami_redis_ping(ngx_umami_redis_t *redis, ngx_msec_t budget,
+    ngx_umami_redis_pt handler, void *data, ngx_umami_redis_reason_e *reason)
+{
+    ngx_umami_redis_op_t  *op;
+
+    if (ngx_umami_redis_admit(redis, reason) != NGX_OK) {
+        return NULL;
+    }
+
+    *reason = NGX_UMAMI_REDIS_BUSY;
+
+    op = ngx_umami_redis_op(redis, NGX_UMAMI_REDIS_PING);
+
+    if (op == NULL || ngx_umami_redis_issue(op) != NGX_OK) {
+        return NULL;
+    }
+
+    ngx_umami_redis_op_wait(op, budget, handler, data);
+
+    return op;
+}
+
+
+static ngx_int_t
+ngx_umami_redis_admit(ngx_umami_redis_t *redis,
+    ngx_umami_redis_reason_e *reason)
+{
+    *reason = NGX_UMAMI_REDIS_BUSY;
+
+    if (ngx_umami_redis_init(redis) != NGX_OK
+        || redis->nsent >= NGX_UMAMI_REDIS_MAX_SENT
+        || redis->nheld >= NGX_UMAMI_REDIS_MAX_HELD)
+    {
+        return NGX_DECLINED;
+    }
+
+    if (redis->suspect) {
+        *reason = NGX_UMAMI_REDIS_TIMEOUT;
+        return NGX_DECLINED;
+    }
+
+    if (redis->ready) {
+        return NGX_OK;
+    }
+
+    if (!redis->failing) {
+
+        ngx_umami_link_connect(&redis->link);
+
+        /* only a link that never failed is worth to wait for */
+
+        if (redis->link.fresh) {
+            return NGX_OK;
+        }
+    }
+
+    *reason = redis->reason;
+
+    return NGX_DECLINED;
+}
+
+
+static ngx_int_t
+ngx_umami_redis_issue(ngx_umami_redis_op_t *op)
+{
+    if (!op->redis->ready) {
+        ngx_umami_redis_op_hold(op);
+        return NGX_OK;
+    }
+
+    if (ngx_umami_redis_op_send(op) != NGX_OK) {
+        ngx_umami_redis_op_recycle(op);
+        return NGX_ERROR;
+    }
+
+    return NGX_OK;
+}
+
+
+void
+ngx_umami_redis_close(ngx_umami_redis_t *redis)
+{
+    if (redis->resp == NULL) {
+        return;
+    }
+
+    ngx_umami_link_close(&redis->link);
+
+    if (redis->deadline.timer_set) {
+        ngx_del_timer(&redis->deadline);
+    }
+}

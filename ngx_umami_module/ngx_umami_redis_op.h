@@ -1,0 +1,171 @@
+
+/*
+ * Copyright (C) the ngx_umami_module authors
+ */
+
+
+#ifndef _NGX_UMAMI_REDIS_OP_H_INCLUDED_
+#define _NGX_UMAMI_REDIS_OP_H_INCLUDED_
+
+
+/* what the files of the Redis client share; nobody else includes it */
+
+#include <ngx_config.h>
+#include <ngx_core.h>
+#include <ngx_event.h>
+#include "ngx_umami_link.h"
+#include "ngx_umami_resp.h"
+#include "ngx_umami_redis.h"
+
+
+#define NGX_UMAMI_REDIS_MAX_SENT  1024      /* commands without a reply */
+#define NGX_UMAMI_REDIS_MAX_HELD  128       /* commands before the greeting */
+
+
+typedef enum {
+    NGX_UMAMI_REDIS_AUTH = 0,
+    NGX_UMAMI_REDIS_SELECT,
+    NGX_UMAMI_REDIS_LOAD,
+    NGX_UMAMI_REDIS_PING,
+    NGX_UMAMI_REDIS_EVALSHA,
+    NGX_UMAMI_REDIS_EVAL
+} ngx_umami_redis_command_e;
+
+
+typedef enum {
+    NGX_UMAMI_REDIS_NOWHERE = 0,
+    NGX_UMAMI_REDIS_HELD,
+    NGX_UMAMI_REDIS_SENT,
+    NGX_UMAMI_REDIS_FAILED
+} ngx_umami_redis_place_e;
+
+
+/*
+ * An operation is in one queue: free, held until the greeting is over, sent
+ * until its reply comes, or failed until its handler has been told.  It waits,
+ * ordered by deadline, while it has a handler.  One that expired or was
+ * detached stays among the sent without a handler: replies have no names, so
+ * its own has to be counted off.
+ */
+
+struct ngx_umami_redis_op_s {
+    ngx_queue_t                 queue;
+    ngx_queue_t                 waiting;
+
+    ngx_umami_redis_t          *redis;
+    ngx_umami_redis_pt          handler;
+    void                       *data;
+
+    ngx_msec_t                  deadline;
+    ngx_msec_t                  sent;
+
+    ngx_umami_redis_place_e     place;
+    ngx_umami_redis_command_e   command;
+    ngx_uint_t                  script;
+    ngx_uint_t                  nkeys;
+    ngx_uint_t                  nargs;
+    ngx_str_t                  *args;       /* their bytes follow them */
+    size_t                      size;       /* allocated for args */
+
+    unsigned                    greeting:1;
+};
+
+
+typedef struct {
+    ngx_str_t                   source;
+    ngx_str_t                   sha1;       /* in hexadecimal */
+    ngx_uint_t                  loading;    /* unsigned  loading:1; */
+} ngx_umami_redis_script_t;
+
+
+struct ngx_umami_redis_s {
+
+    /* the first member: data of our timers as well, see ngx_event_ident() */
+
+    ngx_umami_link_t            link;
+
+    ngx_str_t                   user;
+    ngx_str_t                   password;
+    ngx_str_t                   database;
+    ngx_array_t                 scripts;    /* ngx_umami_redis_script_t */
+
+    /* a worker's own */
+
+    ngx_umami_resp_t           *resp;
+
+    ngx_queue_t                 free;
+    ngx_queue_t                 held;
+    ngx_queue_t                 sent;
+    ngx_queue_t                 failed;
+    ngx_queue_t                 waiting;
+
+    ngx_uint_t                  nheld;
+    ngx_uint_t                  nsent;
+    ngx_uint_t                  greeting;   /* replies that are missing */
+    ngx_uint_t                  expired;    /* in a row, without a reply */
+    ngx_msec_t                  active;     /* when the last reply came */
+
+    ngx_event_t                 deadline;   /* of the first that waits */
+    ngx_event_t                 watch;      /* silence: a late reply, PING */
+
+    ngx_umami_redis_reason_e    reason;     /* why commands are declined */
+    ngx_umami_redis_reason_e    cause;      /* why the link is given up */
+
+    unsigned                    ready:1;
+    unsigned                    suspect:1;  /* declined until a reply comes */
+    unsigned                    complained:1;
+    unsigned                    failing:1;
+};
+
+
+/* ngx_umami_redis_op.c: operations, their queues and deadlines */
+
+void ngx_umami_redis_op_init(ngx_umami_redis_t *redis);
+void ngx_umami_redis_op_free(ngx_umami_redis_t *redis);
+ngx_umami_redis_op_t *ngx_umami_redis_op(ngx_umami_redis_t *redis,
+    ngx_umami_redis_command_e command);
+ngx_int_t ngx_umami_redis_op_args(ngx_umami_redis_op_t *op, ngx_uint_t nkeys,
+    ngx_uint_t nargs, ngx_str_t *args);
+void ngx_umami_redis_op_hold(ngx_umami_redis_op_t *op);
+ngx_int_t ngx_umami_redis_op_send(ngx_umami_redis_op_t *op);
+void ngx_umami_redis_op_wait(ngx_umami_redis_op_t *op, ngx_msec_t budget,
+    ngx_umami_redis_pt handler, void *data);
+void ngx_umami_redis_op_take(ngx_umami_redis_op_t *op);
+void ngx_umami_redis_op_tell(ngx_umami_redis_op_t *op,
+    ngx_umami_redis_reply_t *reply);
+void ngx_umami_redis_op_recycle(ngx_umami_redis_op_t *op);
+void ngx_umami_redis_op_fail(ngx_umami_redis_t *redis,
+    ngx_umami_redis_reason_e reason);
+
+/* ngx_umami_redis_talk.c: the greeting, replies, silence */
+
+void ngx_umami_redis_talk_init(ngx_umami_redis_t *redis);
+void ngx_umami_redis_talk_open(void *data);
+void ngx_umami_redis_talk_read(void *data, u_char *pos, u_char *last);
+void ngx_umami_redis_talk_lost(void *data);
+void ngx_umami_redis_talk_watch(ngx_umami_redis_t *redis);
+
+
+/* "time" is an absolute one; a timer that is set earlier is left alone */
+
+static ngx_inline void
+ngx_umami_redis_arm(ngx_event_t *ev, ngx_msec_t time)
+{
+    ngx_msec_int_t  rest;
+
+    if (ev->timer_set) {
+
+        if ((ngx_msec_int_t) (ev->timer.key - time) <= 0) {
+            return;
+        }
+
+        ngx_del_timer(ev);
+    }
+
+    rest = (ngx_msec_int_t) (time - ngx_current_msec);
+
+    ngx_add_timer(ev, (ngx_msec_t) ngx_max(rest, 0));
+}
+
+
+#endif /* _NGX_UMAMI_REDIS_OP_H_INCLUDED_ */

@@ -1,0 +1,578 @@
+
+/*
+ * Copyright (C) the ngx_umami_module authors
+ */
+
+
+#include <ngx_config.h>
+#include <ngx_core.h>
+#include <hiredis/hiredis.h>
+#include "ngx_umami_resp.h"
+
+
+#define NGX_UMAMI_RESP_TEXT  1024           /* bytes, at least */
+
+typedef enum {
+    sw_start = 0,
+    sw_text,
+    sw_number,
+    sw_lf,
+    sw_bulk,
+    sw_bulk_cr,
+    sw_bulk_lf
+} ngx_umami_resp_state_e;
+
+
+struct ngx_umami_resp_s {
+    redisReader              *reader;
+    ngx_log_t                *log;
+
+    /* the scanner */
+
+    ngx_umami_resp_state_e    state;
+    ngx_uint_t                type;         /* the first byte of an element */
+    ngx_uint_t                negative;
+    ngx_uint_t                digits;
+    uint64_t                  number;
+    size_t                    rest;         /* bytes of a string to come */
+    size_t                    line;         /* bytes of this line so far */
+    size_t                    size;         /* bytes of this reply so far */
+    ngx_uint_t                depth;
+    ngx_uint_t                left[NGX_UMAMI_RESP_MAX_DEPTH];
+
+    /* what hiredis makes of it */
+
+    ngx_umami_resp_reply_t    reply;
+    u_char                   *text;
+    size_t                    text_size;
+    int64_t                   integers[NGX_UMAMI_RESP_MAX_ARRAY];
+};
+
+
+static ngx_int_t ngx_umami_resp_scan(ngx_umami_resp_t *resp, u_char **pos,
+    u_char *last, char **err);
+static char *ngx_umami_resp_digit(ngx_umami_resp_t *resp, u_char ch);
+static ngx_int_t ngx_umami_resp_line(ngx_umami_resp_t *resp, char **err);
+static ngx_int_t ngx_umami_resp_element(ngx_umami_resp_t *resp);
+
+static void *ngx_umami_resp_string(const redisReadTask *task, char *str,
+    size_t len);
+static void *ngx_umami_resp_array(const redisReadTask *task, int elements);
+static void *ngx_umami_resp_integer(const redisReadTask *task,
+    long long value);
+static void *ngx_umami_resp_nil(const redisReadTask *task);
+
+
+/* hiredis does not declare it const; none of these allocates an object */
+
+static redisReplyObjectFunctions  ngx_umami_resp_functions = {
+    ngx_umami_resp_string,
+    ngx_umami_resp_array,
+    ngx_umami_resp_integer,
+    ngx_umami_resp_nil,
+    NULL
+};
+
+
+ngx_umami_resp_t *
+ngx_umami_resp_create(ngx_log_t *log)
+{
+    ngx_umami_resp_t  *resp;
+
+    resp = ngx_calloc(sizeof(ngx_umami_resp_t), log);
+    if (resp == NULL) {
+        return NULL;
+    }
+
+    resp->log = log;
+
+    return resp;
+}
+
+
+void
+ngx_umami_resp_destroy(ngx_umami_resp_t *resp)
+{
+    redisReaderFree(resp->reader);
+
+    if (resp->text) {
+        ngx_free(resp->text);
+    }
+
+    ngx_free(resp);
+}
+
+
+ngx_int_t
+ngx_umami_resp_reset(ngx_umami_resp_t *resp)
+{
+    redisReaderFree(resp->reader);
+
+    resp->reader = redisReaderCreateWithFunctions(&ngx_umami_resp_functions);
+    if (resp->reader == NULL) {
+        return NGX_ERROR;
+    }
+
+    resp->reader->privdata = resp;
+
+    /* its buffer is not to be given back: hiredis aborts if it gets no other */
+
+    resp->reader->maxbuf = 0;
+
+    resp->state = sw_start;
+    resp->size = 0;
+    resp->depth = 0;
+
+    return NGX_OK;
+}
+
+
+ngx_int_t
+ngx_umami_resp_next(ngx_umami_resp_t *resp, u_char **pos, u_char *last,
+    ngx_umami_resp_reply_t *reply, char **err)
+{
+    void       *object;
+    u_char     *start;
+    ngx_int_t   rc;
+
+    if (*pos == last) {
+        return NGX_AGAIN;
+    }
+
+    start = *pos;
+
+    rc = ngx_umami_resp_scan(resp, pos, last, err);
+
+    if (rc == NGX_ERROR) {
+        return NGX_ERROR;
+    }
+
+    if (redisReaderFeed(resp->reader, (char *) start, *pos - start)
+        != REDIS_OK)
+    {
+        *err = "it sent a reply that there is no memory for";
+        return NGX_ERROR;
+    }
+
+    if (rc == NGX_AGAIN) {
+        return NGX_AGAIN;
+    }
+
+    ngx_memzero(&resp->reply, sizeof(ngx_umami_resp_reply_t));
+    resp->reply.integers = resp->integers;
+    resp->size = 0;
+
+    if (redisReaderGetReply(resp->reader, &object) != REDIS_OK
+        || object == NULL)
+    {
+        *err = "it sent a reply that hiredis does not accept";
+        return NGX_ERROR;
+    }
+
+    *reply = resp->reply;
+
+    return NGX_OK;
+}
+
+
+static ngx_int_t
+ngx_umami_resp_scan(ngx_umami_resp_t *resp, u_char **pos, u_char *last,
+    char **err)
+{
+    size_t      n;
+    u_char      ch, *p;
+    ngx_int_t   rc;
+
+    p = *pos;
+
+    while (p < last) {
+
+        if (resp->state == sw_bulk) {
+            n = ngx_min((size_t) (last - p), resp->rest);
+
+            p += n;
+            resp->rest -= n;
+
+            if (resp->rest == 0) {
+                resp->state = sw_bulk_cr;
+            }
+
+            continue;
+        }
+
+        if (++resp->size > NGX_UMAMI_RESP_MAX_REPLY) {
+            *err = "it sent a reply that is too long";
+            return NGX_ERROR;
+        }
+
+        ch = *p++;
+        rc = NGX_AGAIN;
+
+        switch (resp->state) {
+
+        case sw_start:
+            resp->type = ch;
+            resp->line = 0;
+            resp->number = 0;
+            resp->digits = 0;
+            resp->negative = 0;
+
+            switch (ch) {
+
+            case '+':
+            case '-':
+                resp->state = sw_text;
+                break;
+
+            case ':':
+            case '$':
+            case '*':
+                resp->state = sw_number;
+                break;
+
+            default:
+                *err = "it sent a reply of an unknown type";
+                return NGX_ERROR;
+            }
+
+            break;
+
+        case sw_text:
+
+            if (ch == CR) {
+                resp->state = sw_lf;
+                break;
+            }
+
+            if (ch == LF || ++resp->line > NGX_UMAMI_RESP_MAX_LINE) {
+                *err = "it sent a status without an end";
+                return NGX_ERROR;
+            }
+
+            break;
+
+        case sw_number:
+
+            *err = ngx_umami_resp_digit(resp, ch);
+
+            if (*err) {
+                return NGX_ERROR;
+            }
+
+            break;
+
+        case sw_lf:
+
+            if (ch != LF) {
+                *err = "it sent a line without an end";
+                return NGX_ERROR;
+            }
+
+            rc = ngx_umami_resp_line(resp, err);
+            break;
+
+        case sw_bulk_cr:
+
+            if (ch != CR) {
+                *err = "it sent a string longer than it was announced";
+                return NGX_ERROR;
+            }
+
+            resp->state = sw_bulk_lf;
+            break;
+
+        case sw_bulk_lf:
+
+            if (ch != LF) {
+                *err = "it sent a string without an end";
+                return NGX_ERROR;
+            }
+
+            rc = ngx_umami_resp_element(resp);
+            break;
+
+        case sw_bulk:
+            break;
+        }
+
+        if (rc != NGX_AGAIN) {
+            *pos = p;
+            return rc;
+        }
+    }
+
+    *pos = p;
+
+    return NGX_AGAIN;
+}
+
+
+static char *
+ngx_umami_resp_digit(ngx_umami_resp_t *resp, u_char ch)
+{
+    if (ch == CR) {
+
+        if (resp->digits == 0 || (resp->negative && resp->number == 0)) {
+            return "it sent a number without digits";
+        }
+
+        resp->state = sw_lf;
+
+        return NULL;
+    }
+
+    if (ch == '-' && resp->digits == 0 && !resp->negative) {
+        resp->negative = 1;
+        return NULL;
+    }
+
+    if (ch < '0' || ch > '9') {
+        return "it sent a number that is none";
+    }
+
+    /* 19 digits do not overflow the unsigned number */
+
+    if (resp->digits == 19 || (resp->digits && resp->number == 0)) {
+        return "it sent a number out of range";
+    }
+
+    resp->digits++;
+    resp->number = resp->number * 10 + (ch - '0');
+
+    return NULL;
+}
+
+
+static ngx_int_t
+ngx_umami_resp_line(ngx_umami_resp_t *resp, char **err)
+{
+    ngx_uint_t  max;
+
+    switch (resp->type) {
+
+    case ':':
+
+        if (resp->number > (uint64_t) INT64_MAX + resp->negative) {
+            *err = "it sent a number out of range";
+            return NGX_ERROR;
+        }
+
+        return ngx_umami_resp_element(resp);
+
+    case '$':
+    case '*':
+
+        if (resp->negative) {
+
+            if (resp->number != 1) {
+                *err = "it sent a negative length";
+                return NGX_ERROR;
+            }
+
+            return ngx_umami_resp_element(resp);
+        }
+
+        max = (resp->type == '$') ? NGX_UMAMI_RESP_MAX_BULK
+                                  : NGX_UMAMI_RESP_MAX_ARRAY;
+
+        if (resp->number > max) {
+            *err = "it sent a length out of bounds";
+            return NGX_ERROR;
+        }
+
+        break;
+
+    default:
+        return ngx_umami_resp_element(resp);
+    }
+
+    if (resp->type == '$') {
+        resp->rest = (size_t) resp->number;
+        resp->size += resp->rest;
+        resp->state = resp->rest ? sw_bulk : sw_bulk_cr;
+
+        if (resp->size > NGX_UMAMI_RESP_MAX_REPLY) {
+            *err = "it sent a reply that is too long";
+            return NGX_ERROR;
+        }
+
+        return NGX_AGAIN;
+    }
+
+    if (resp->number == 0) {
+        return ngx_umami_resp_element(resp);
+    }
+
+    if (resp->depth == NGX_UMAMI_RESP_MAX_DEPTH) {
+        *err = "it sent arrays nested too deeply";
+        return NGX_ERROR;
+    }
+
+    resp->left[resp->depth++] = (ngx_uint_t) resp->number;
+    resp->state = sw_start;
+
+    return NGX_AGAIN;
+}
+
+
+static ngx_int_t
+ngx_umami_resp_element(ngx_umami_resp_t *resp)
+{
+    resp->state = sw_start;
+
+    while (resp->depth) {
+
+        if (--resp->left[resp->depth - 1]) {
+            return NGX_AGAIN;
+        }
+
+        resp->depth--;
+    }
+
+    return NGX_OK;
+}
+
+
+static void *
+ngx_umami_resp_string(const redisReadTask *task, char *str, size_t len)
+{
+    ngx_umami_resp_t *resp = task->privdata;
+
+    size_t   i, size;
+    u_char  *text;
+
+    if (task->parent) {
+        resp->reply.mixed = 1;
+        return resp;
+    }
+
+    /* hiredis moves its buffer before the reply is seen: copy */
+
+    if (len >= resp->text_size) {
+        size = ngx_max(len + 1, NGX_UMAMI_RESP_TEXT);
+
+        text = ngx_alloc(size, resp->log);
+        if (text == NULL) {
+            return NULL;
+        }
+
+        if (resp->text) {
+            ngx_free(resp->text);
+        }
+
+        resp->text = text;
+        resp->text_size = size;
+    }
+
+    ngx_memcpy(resp->text, str, len);
+    resp->text[len] = '\0';
+
+    resp->reply.text.data = resp->text;
+    resp->reply.text.len = len;
+
+    if (task->type == REDIS_REPLY_STRING) {
+        resp->reply.type = NGX_UMAMI_RESP_STRING;
+        return resp;
+    }
+
+    resp->reply.type = (task->type == REDIS_REPLY_ERROR)
+                       ? NGX_UMAMI_RESP_ERROR : NGX_UMAMI_RESP_STATUS;
+
+    for (i = 0; i < len; i++) {
+        if (resp->text[i] < 0x20 || resp->text[i] == 0x7f) {
+            resp->text[i] = '?';
+        }
+    }
+
+    return resp;
+}
+
+
+static void *
+ngx_umami_resp_array(const redisReadTask *task, int elements)
+{
+    ngx_umami_resp_t *resp = task->privdata;
+
+    if (task->parent == NULL) {
+        resp->reply.type = NGX_UMAMI_RESP_ARRAY;
+    }
+
+    return resp;
+}
+
+
+static void *
+ngx_umami_resp_integer(const redisReadTask *task, long long value)
+{
+    ngx_umami_resp_t *resp = task->privdata;
+
+    if (task->parent == NULL) {
+        resp->reply.type = NGX_UMAMI_RESP_INTEGER;
+    }
+
+    if (resp->reply.nintegers == NGX_UMAMI_RESP_MAX_ARRAY) {
+
+        /* nested arrays may hold more in all than each was allowed to */
+
+        resp->reply.mixed = 1;
+        return resp;
+    }
+
+    resp->integers[resp->reply.nintegers++] = value;
+
+    return resp;
+}
+
+
+static void *
+ngx_umami_resp_nil(const redisReadTask *task)
+{
+    ngx_umami_resp_t *resp = task->privdata;
+
+    if (task->parent) {
+        resp->reply.mixed = 1;
+
+    } else {
+        resp->reply.type = NGX_UMAMI_RESP_NIL;
+    }
+
+    return resp;
+}
+
+
+ngx_int_t
+ngx_umami_resp_format(ngx_str_t *argv, ngx_uint_t argc, ngx_str_t *command)
+{
+    int          n;
+    char        *target;
+    size_t       len[NGX_UMAMI_RESP_MAX_ARGS];
+    ngx_uint_t   i;
+    const char  *data[NGX_UMAMI_RESP_MAX_ARGS];
+
+    if (argc > NGX_UMAMI_RESP_MAX_ARGS) {
+        return NGX_ERROR;
+    }
+
+    for (i = 0; i < argc; i++) {
+        data[i] = (char *) argv[i].data;
+        len[i] = argv[i].len;
+    }
+
+    n = redisFormatCommandArgv(&target, (int) argc, data, len);
+
+    if (n < 0) {
+        return NGX_ERROR;
+    }
+
+    command->data = (u_char *) target;
+    command->len = n;
+
+    return NGX_OK;
+}
+
+
+void
+ngx_umami_resp_free(ngx_str_t *command)
+{
+    redisFreeCommand((char *) command->data);
+}

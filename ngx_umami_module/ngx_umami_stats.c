@@ -1,0 +1,197 @@
+
+/*
+ * Copyright (C) the ngx_umami_module authors
+ */
+
+
+#include <ngx_config.h>
+#include <ngx_core.h>
+#include <ngx_event.h>
+#include "ngx_umami_stats.h"
+
+
+struct ngx_umami_stats_zone_s {
+    ngx_uint_t    n;
+    u_char        names[NGX_UMAMI_STATS_COUNTERS][NGX_UMAMI_STATS_NAME];
+    ngx_atomic_t  rows[NGX_UMAMI_STATS_ROWS][NGX_UMAMI_STATS_COUNTERS];
+};
+
+
+static ngx_int_t ngx_umami_stats_column(ngx_umami_stats_zone_t *zone,
+    ngx_umami_stats_counter_t *counter);
+
+
+ngx_umami_stats_t *
+ngx_umami_stats_create(ngx_pool_t *pool)
+{
+    ngx_umami_stats_t  *stats;
+
+    stats = ngx_pcalloc(pool, sizeof(ngx_umami_stats_t));
+    if (stats == NULL) {
+        return NULL;
+    }
+
+    if (ngx_array_init(&stats->counters, pool, 64,
+                       sizeof(ngx_umami_stats_counter_t))
+        != NGX_OK)
+    {
+        return NULL;
+    }
+
+    return stats;
+}
+
+
+ngx_int_t
+ngx_umami_stats_register(ngx_umami_stats_t *stats,
+    ngx_umami_stats_family_t *family, ngx_str_t *labels)
+{
+    ngx_umami_stats_counter_t  *counter;
+
+    counter = ngx_array_push(&stats->counters);
+    if (counter == NULL) {
+        return NGX_ERROR;
+    }
+
+    counter->family = family;
+    counter->labels = *labels;
+    counter->column = 0;
+
+    return stats->counters.nelts - 1;
+}
+
+
+ngx_int_t
+ngx_umami_stats_init_zone(ngx_shm_zone_t *zone, void *data)
+{
+    ngx_umami_stats_t *stats = zone->data;
+
+    ngx_int_t                   column;
+    ngx_uint_t                  i;
+    ngx_slab_pool_t            *shpool;
+    ngx_umami_stats_counter_t  *counter;
+
+    shpool = (ngx_slab_pool_t *) zone->shm.addr;
+
+    if (data || zone->shm.exists) {
+        stats->zone = shpool->data;
+
+    } else {
+        stats->zone = ngx_slab_calloc(shpool, sizeof(ngx_umami_stats_zone_t));
+        if (stats->zone == NULL) {
+            return NGX_ERROR;
+        }
+
+        shpool->data = stats->zone;
+    }
+
+    counter = stats->counters.elts;
+
+    for (i = 0; i < stats->counters.nelts; i++) {
+
+        column = ngx_umami_stats_column(stats->zone, &counter[i]);
+
+        if (column == NGX_ERROR) {
+            ngx_log_error(NGX_LOG_EMERG, zone->shm.log, 0,
+                          "no room for the counter \"%V{%V}\": a name has at "
+                          "most %d bytes, and %d names fit between two starts "
+                          "of nginx", &counter[i].family->name,
+                          &counter[i].labels, NGX_UMAMI_STATS_NAME - 1,
+                          NGX_UMAMI_STATS_COUNTERS);
+            return NGX_ERROR;
+        }
+
+        counter[i].column = column;
+    }
+
+    /* the master and "nginx -t" never count; a worker gets its own row */
+
+    stats->row = stats->zone->rows[0];
+
+    return NGX_OK;
+}
+
+
+static ngx_int_t
+ngx_umami_stats_column(ngx_umami_stats_zone_t *zone,
+    ngx_umami_stats_counter_t *counter)
+{
+    size_t      len;
+    u_char      name[NGX_UMAMI_STATS_NAME];
+    ngx_uint_t  i;
+
+    len = counter->family->name.len + counter->labels.len + 1;
+
+    if (len >= NGX_UMAMI_STATS_NAME) {
+        return NGX_ERROR;
+    }
+
+    ngx_sprintf(name, "%V %V%Z", &counter->family->name, &counter->labels);
+
+    for (i = 0; i < zone->n; i++) {
+        if (ngx_strcmp(zone->names[i], name) == 0) {
+            return i;
+        }
+    }
+
+    if (i == NGX_UMAMI_STATS_COUNTERS) {
+        return NGX_ERROR;
+    }
+
+    ngx_memcpy(zone->names[i], name, len + 1);
+    zone->n++;
+
+    return i;
+}
+
+
+void
+ngx_umami_stats_init_worker(ngx_umami_stats_t *stats)
+{
+    if (stats->zone) {
+        stats->row = stats->zone->rows[ngx_worker % NGX_UMAMI_STATS_ROWS];
+    }
+}
+
+
+void
+ngx_umami_stats_add(ngx_umami_stats_t *stats, ngx_uint_t i, ngx_atomic_int_t n)
+{
+    ngx_umami_stats_counter_t  *counter;
+
+    counter = stats->counters.elts;
+
+    /* atomic, since two workers share a row during a reload */
+
+    (void) ngx_atomic_fetch_add(&stats->row[counter[i].column], n);
+}
+
+
+void
+ngx_umami_stats_set(ngx_umami_stats_t *stats, ngx_uint_t i,
+    ngx_atomic_uint_t value)
+{
+    ngx_umami_stats_counter_t  *counter;
+
+    counter = stats->counters.elts;
+
+    stats->zone->rows[0][counter[i].column] = value;
+}
+
+
+ngx_atomic_uint_t
+ngx_umami_stats_sum(ngx_umami_stats_t *stats, ngx_uint_t i)
+{
+    ngx_uint_t                  row;
+    ngx_atomic_uint_t           sum;
+    ngx_umami_stats_counter_t  *counter;
+
+    counter = stats->counters.elts;
+    sum = 0;
+
+    for (row = 0; row < NGX_UMAMI_STATS_ROWS; row++) {
+        sum += stats->zone->rows[row][counter[i].column];
+    }
+
+    return sum;
+}

@@ -1,0 +1,70 @@
+
+/*
+ * Copyright (C) the ngx_umami_module authors
+ */
+
+
+#ifndef _NGX_UMAMI_STATS_H_INCLUDED_
+#define _NGX_UMAMI_STATS_H_INCLUDED_
+
+
+#include <ngx_config.h>
+#include <ngx_core.h>
+
+
+/*
+ * Named counters in a shared zone of fixed layout.  Each worker adds to a row
+ * of its own, without a lock; a reader sums the rows.  Counters are found by
+ * name, so that the workers of two configurations agree during a reload.
+ */
+
+#define NGX_UMAMI_STATS_ROWS      32
+#define NGX_UMAMI_STATS_COUNTERS  512
+#define NGX_UMAMI_STATS_NAME      104
+#define NGX_UMAMI_STATS_SIZE      (256 * 1024)
+
+
+typedef struct {
+    ngx_str_t                   name;     /* Prometheus: [a-z_]+ */
+    ngx_str_t                   help;
+    unsigned                    gauge:1;
+} ngx_umami_stats_family_t;
+
+
+typedef struct {
+    ngx_umami_stats_family_t   *family;
+    ngx_str_t                   labels;   /* reason="...",rule="...", or empty */
+    ngx_uint_t                  column;   /* in the zone */
+} ngx_umami_stats_counter_t;
+
+
+typedef struct ngx_umami_stats_zone_s  ngx_umami_stats_zone_t;
+
+
+typedef struct {
+    ngx_array_t                 counters; /* ngx_umami_stats_counter_t */
+    ngx_umami_stats_zone_t     *zone;
+    ngx_atomic_t               *row;      /* this worker's */
+} ngx_umami_stats_t;
+
+
+ngx_umami_stats_t *ngx_umami_stats_create(ngx_pool_t *pool);
+
+/* configuration time; the index of the counter, or NGX_ERROR */
+ngx_int_t ngx_umami_stats_register(ngx_umami_stats_t *stats,
+    ngx_umami_stats_family_t *family, ngx_str_t *labels);
+
+/* a shared memory zone's "init"; zone->data is the ngx_umami_stats_t */
+ngx_int_t ngx_umami_stats_init_zone(ngx_shm_zone_t *zone, void *data);
+void ngx_umami_stats_init_worker(ngx_umami_stats_t *stats);
+
+void ngx_umami_stats_add(ngx_umami_stats_t *stats, ngx_uint_t i,
+    ngx_atomic_int_t n);
+
+/* gauges live in the first row whoever sets them */
+void ngx_umami_stats_set(ngx_umami_stats_t *stats, ngx_uint_t i,
+    ngx_atomic_uint_t value);
+ngx_atomic_uint_t ngx_umami_stats_sum(ngx_umami_stats_t *stats, ngx_uint_t i);
+
+
+#endif /* _NGX_UMAMI_STATS_H_INCLUDED_ */
