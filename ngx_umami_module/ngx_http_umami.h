@@ -77,6 +77,32 @@ typedef struct {
 } ngx_http_umami_loc_conf_t;
 
 
+/* what became of a request at a rule; the order of its counters */
+
+typedef enum {
+    NGX_HTTP_UMAMI_RULE_ALLOWED = 0,
+    NGX_HTTP_UMAMI_RULE_REFUSED,
+    NGX_HTTP_UMAMI_RULE_DRY_RUN,
+    NGX_HTTP_UMAMI_RULE_EXEMPT,
+    NGX_HTTP_UMAMI_RULE_VERDICTS
+} ngx_http_umami_rule_verdict_e;
+
+
+/* umami_limit_rule, with all that does not change from request to request */
+
+typedef struct {
+    ngx_str_t                   name;
+    ngx_http_complex_value_t    key;
+    ngx_umami_counter_rule_t    counter;
+
+    ngx_str_t                   prefix;     /* of the key in Redis */
+    ngx_str_t                   version;    /* told apart in the hash */
+    ngx_str_t                   args[4];    /* form, limit, rate, period */
+
+    ngx_uint_t                  counters;   /* the first of the verdicts' */
+} ngx_http_umami_rule_t;
+
+
 /*
  * One for each main request that a room works on, found again after an
  * internal redirect.  Rooms fill in their part and read the others'.
@@ -149,6 +175,9 @@ ngx_table_elt_t *ngx_http_umami_header(ngx_http_request_t *r,
 
 
 /* rooms: each file's part of the pipeline */
+
+ngx_http_umami_rule_t *ngx_http_umami_rule_find(ngx_conf_t *cf,
+    ngx_str_t *name);
 
 ngx_int_t ngx_http_umami_cors_preflight(ngx_http_request_t *r);
 ngx_int_t ngx_http_umami_cors_step(ngx_http_request_t *r,

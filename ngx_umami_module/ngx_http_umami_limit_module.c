@@ -16,46 +16,17 @@
 /* arguments of a key in ngx_umami_counter_lua */
 #define NGX_HTTP_UMAMI_LIMIT_ARGS      6
 
-/* so that every figure of the arithmetic stays below 2^53 */
-#define NGX_HTTP_UMAMI_LIMIT_MAX       1000000000
-#define NGX_HTTP_UMAMI_LIMIT_MAX_DAYS  31
-
 #define NGX_HTTP_UMAMI_LIMIT_HEX       (NGX_UMAMI_LOCAL_KEY * 2)
 
 
-/* what became of a request at a rule; the order of the counters' labels */
-
-typedef enum {
-    NGX_HTTP_UMAMI_LIMIT_ALLOWED = 0,
-    NGX_HTTP_UMAMI_LIMIT_REFUSED,
-    NGX_HTTP_UMAMI_LIMIT_DRY_RUN,
-    NGX_HTTP_UMAMI_LIMIT_EXEMPT,
-    NGX_HTTP_UMAMI_LIMIT_VERDICTS
-} ngx_http_umami_limit_verdict_e;
-
-
 typedef struct {
     ngx_str_t                      name;
-    ngx_http_complex_value_t       key;
-    ngx_umami_counter_rule_t       rule;
-
-    ngx_str_t                      prefix;    /* of the key in Redis */
-    ngx_str_t                      version;   /* told apart in the hash */
-    ngx_str_t                      args[4];   /* form, limit, rate, period */
-
-    ngx_uint_t                     counters;  /* the first of the verdicts' */
-} ngx_http_umami_limit_rule_t;
-
-
-typedef struct {
-    ngx_str_t                      name;
-    ngx_http_umami_limit_rule_t   *rule;      /* found when merging */
+    ngx_http_umami_rule_t   *rule;      /* found when merging */
     ngx_uint_t                     dry_run;
 } ngx_http_umami_limit_t;
 
 
 typedef struct {
-    ngx_array_t                    rules;     /* ngx_http_umami_limit_rule_t */
     ngx_uint_t                     script;
     ngx_uint_t                     redis;     /* the first of the reasons' */
     ngx_uint_t                     forgotten;
@@ -99,30 +70,7 @@ static char *ngx_http_umami_limit_merge_loc_conf(ngx_conf_t *cf, void *parent,
     void *child);
 static char *ngx_http_umami_limit(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
-static char *ngx_http_umami_limit_rule(ngx_conf_t *cf, ngx_command_t *cmd,
-    void *conf);
-static char *ngx_http_umami_limit_rate(ngx_conf_t *cf,
-    ngx_http_umami_limit_rule_t *lr, ngx_str_t *value);
-static char *ngx_http_umami_limit_number(ngx_conf_t *cf, ngx_str_t *value,
-    size_t prefix, uint64_t *number);
-static char *ngx_http_umami_limit_check(ngx_conf_t *cf,
-    ngx_http_umami_limit_rule_t *lr, ngx_uint_t seen);
-static ngx_int_t ngx_http_umami_limit_prepare(ngx_conf_t *cf,
-    ngx_http_umami_limit_rule_t *lr);
-static ngx_http_umami_limit_rule_t *ngx_http_umami_limit_find(
-    ngx_http_umami_limit_main_conf_t *ulmcf, ngx_str_t *name);
 static ngx_int_t ngx_http_umami_limit_init(ngx_conf_t *cf);
-
-
-static ngx_umami_stats_family_t  ngx_http_umami_limit_family = {
-    ngx_string("umami_limit_total"),
-    ngx_string("Requests by rule and what it said of them."), 0
-};
-
-
-static char  *ngx_http_umami_limit_verdicts[] = {
-    "allowed", "refused", "dry_run", "exempt"
-};
 
 
 static ngx_umami_stats_family_t  ngx_http_umami_limit_redis_family = {
@@ -144,13 +92,6 @@ static ngx_str_t  ngx_http_umami_limit_flags[] = {
 
 
 static ngx_command_t  ngx_http_umami_limit_commands[] = {
-
-    { ngx_string("umami_limit_rule"),
-      NGX_HTTP_MAIN_CONF|NGX_CONF_2MORE,
-      ngx_http_umami_limit_rule,
-      NGX_HTTP_MAIN_CONF_OFFSET,
-      0,
-      NULL },
 
     { ngx_string("umami_limit"),
       NGX_HTTP_LOC_CONF|NGX_CONF_TAKE12,
@@ -280,7 +221,7 @@ ngx_http_umami_limit_collect(ngx_http_request_t *r,
 
         if (parts[1].len == 0) {
             ngx_http_umami_limit_count(r, limit[i].rule->counters
-                                          + NGX_HTTP_UMAMI_LIMIT_EXEMPT);
+                                          + NGX_HTTP_UMAMI_RULE_EXEMPT);
             continue;
         }
 
@@ -293,7 +234,7 @@ ngx_http_umami_limit_collect(ngx_http_request_t *r,
         ask = &lctx->asks[lctx->n];
 
         ngx_memcpy(ask->key, digest, NGX_UMAMI_LOCAL_KEY);
-        ask->rule = &limit[i].rule->rule;
+        ask->rule = &limit[i].rule->counter;
         ask->cost = cost;
         ask->dry_run = limit[i].dry_run;
 
@@ -314,7 +255,7 @@ ngx_http_umami_limit_redis(ngx_http_request_t *r,
     ngx_uint_t                         i, j;
     ngx_umami_redis_reason_e           reason;
     ngx_http_umami_main_conf_t        *umcf;
-    ngx_http_umami_limit_rule_t       *lr;
+    ngx_http_umami_rule_t       *lr;
     ngx_http_umami_limit_main_conf_t  *ulmcf;
 
     umcf = ngx_http_get_module_main_conf(r, ngx_umami_module);
@@ -437,7 +378,6 @@ ngx_http_umami_limit_local(ngx_http_request_t *r,
     ngx_http_umami_limit_ctx_t *lctx)
 {
     uint64_t                           now;
-    ngx_time_t                        *tp;
     ngx_uint_t                         forgotten;
     ngx_http_umami_main_conf_t        *umcf;
     ngx_http_umami_limit_main_conf_t  *ulmcf;
@@ -445,8 +385,9 @@ ngx_http_umami_limit_local(ngx_http_request_t *r,
     umcf = ngx_http_get_module_main_conf(r, ngx_umami_module);
     ulmcf = ngx_http_get_module_main_conf(r, ngx_http_umami_limit_module);
 
-    tp = ngx_timeofday();
-    now = ((uint64_t) tp->sec * 1000 + tp->msec) * 1000;
+    /* of the monotonic clock, which nobody sets back */
+
+    now = (uint64_t) ngx_current_msec * 1000;
 
     forgotten = ngx_umami_local_ask(umcf->local, lctx->asks, lctx->n, now);
 
@@ -472,13 +413,13 @@ ngx_http_umami_limit_verdict(ngx_http_request_t *r,
         ask = &lctx->asks[i];
 
         if (ask->verdict.allowed) {
-            verdict = NGX_HTTP_UMAMI_LIMIT_ALLOWED;
+            verdict = NGX_HTTP_UMAMI_RULE_ALLOWED;
 
         } else if (ask->dry_run) {
-            verdict = NGX_HTTP_UMAMI_LIMIT_DRY_RUN;
+            verdict = NGX_HTTP_UMAMI_RULE_DRY_RUN;
 
         } else {
-            verdict = NGX_HTTP_UMAMI_LIMIT_REFUSED;
+            verdict = NGX_HTTP_UMAMI_RULE_REFUSED;
 
             refused = 1;
             retry = ngx_max(retry, ask->verdict.retry);
@@ -580,21 +521,7 @@ ngx_http_umami_limit_add_counters(ngx_conf_t *cf)
 static void *
 ngx_http_umami_limit_create_main_conf(ngx_conf_t *cf)
 {
-    ngx_http_umami_limit_main_conf_t  *conf;
-
-    conf = ngx_pcalloc(cf->pool, sizeof(ngx_http_umami_limit_main_conf_t));
-    if (conf == NULL) {
-        return NULL;
-    }
-
-    if (ngx_array_init(&conf->rules, cf->pool, 4,
-                       sizeof(ngx_http_umami_limit_rule_t))
-        != NGX_OK)
-    {
-        return NULL;
-    }
-
-    return conf;
+    return ngx_pcalloc(cf->pool, sizeof(ngx_http_umami_limit_main_conf_t));
 }
 
 
@@ -611,11 +538,10 @@ ngx_http_umami_limit_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
     ngx_http_umami_limit_loc_conf_t *prev = parent;
     ngx_http_umami_limit_loc_conf_t *conf = child;
 
-    ngx_uint_t                         i;
-    ngx_http_umami_limit_t            *limit;
-    ngx_http_core_loc_conf_t          *clcf;
-    ngx_http_umami_loc_conf_t         *ulcf;
-    ngx_http_umami_limit_main_conf_t  *ulmcf;
+    ngx_uint_t                  i;
+    ngx_http_umami_limit_t     *limit;
+    ngx_http_core_loc_conf_t   *clcf;
+    ngx_http_umami_loc_conf_t  *ulcf;
 
     clcf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_core_module);
 
@@ -627,13 +553,11 @@ ngx_http_umami_limit_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
         return NGX_CONF_OK;
     }
 
-    ulmcf = ngx_http_conf_get_module_main_conf(cf, ngx_http_umami_limit_module);
-
     limit = conf->limits->elts;
 
     for (i = 0; i < conf->limits->nelts; i++) {
 
-        limit[i].rule = ngx_http_umami_limit_find(ulmcf, &limit[i].name);
+        limit[i].rule = ngx_http_umami_rule_find(cf, &limit[i].name);
 
         if (limit[i].rule == NULL) {
             ngx_log_error(NGX_LOG_EMERG, cf->log, 0,
@@ -707,356 +631,6 @@ ngx_http_umami_limit(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
     }
 
     return NGX_CONF_OK;
-}
-
-
-#define NGX_HTTP_UMAMI_LIMIT_KEY     0x01
-#define NGX_HTTP_UMAMI_LIMIT_RATE    0x02
-#define NGX_HTTP_UMAMI_LIMIT_BURST   0x04
-#define NGX_HTTP_UMAMI_LIMIT_QUOTA   0x08
-#define NGX_HTTP_UMAMI_LIMIT_WINDOW  0x10
-
-
-static char *
-ngx_http_umami_limit_rule(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
-{
-    ngx_http_umami_limit_main_conf_t *ulmcf = conf;
-
-    char                              *err;
-    time_t                             window;
-    uint64_t                           burst;
-    ngx_str_t                         *value, s;
-    ngx_uint_t                         i, seen;
-    ngx_http_umami_limit_rule_t       *lr;
-    ngx_http_compile_complex_value_t   ccv;
-
-    (void) ngx_http_umami_use(cf);
-
-    value = cf->args->elts;
-
-    if (ngx_http_umami_limit_find(ulmcf, &value[1])) {
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "the rule \"%V\" is defined twice", &value[1]);
-        return NGX_CONF_ERROR;
-    }
-
-    lr = ngx_array_push(&ulmcf->rules);
-    if (lr == NULL) {
-        return NGX_CONF_ERROR;
-    }
-
-    ngx_memzero(lr, sizeof(ngx_http_umami_limit_rule_t));
-    lr->name = value[1];
-
-    seen = 0;
-    burst = 0;
-
-    for (i = 2; i < cf->args->nelts; i++) {
-
-        err = NGX_CONF_OK;
-
-        if (ngx_strncmp(value[i].data, "key=", 4) == 0) {
-            seen |= NGX_HTTP_UMAMI_LIMIT_KEY;
-
-            s.data = value[i].data + 4;
-            s.len = value[i].len - 4;
-
-            ngx_memzero(&ccv, sizeof(ngx_http_compile_complex_value_t));
-
-            ccv.cf = cf;
-            ccv.value = &s;
-            ccv.complex_value = &lr->key;
-
-            if (ngx_http_compile_complex_value(&ccv) != NGX_OK) {
-                return NGX_CONF_ERROR;
-            }
-
-        } else if (ngx_strncmp(value[i].data, "rate=", 5) == 0) {
-            seen |= NGX_HTTP_UMAMI_LIMIT_RATE;
-            err = ngx_http_umami_limit_rate(cf, lr, &value[i]);
-
-        } else if (ngx_strncmp(value[i].data, "burst=", 6) == 0) {
-            seen |= NGX_HTTP_UMAMI_LIMIT_BURST;
-            err = ngx_http_umami_limit_number(cf, &value[i], 6, &burst);
-
-        } else if (ngx_strncmp(value[i].data, "quota=", 6) == 0) {
-            seen |= NGX_HTTP_UMAMI_LIMIT_QUOTA;
-            err = ngx_http_umami_limit_number(cf, &value[i], 6,
-                                              &lr->rule.limit);
-
-        } else if (ngx_strncmp(value[i].data, "window=", 7) == 0) {
-            seen |= NGX_HTTP_UMAMI_LIMIT_WINDOW;
-
-            s.data = value[i].data + 7;
-            s.len = value[i].len - 7;
-
-            window = ngx_parse_time(&s, 1);
-
-            if (window < 1
-                || window > NGX_HTTP_UMAMI_LIMIT_MAX_DAYS * 24 * 3600)
-            {
-                ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                                   "invalid \"%V\" in \"umami_limit_rule\", a "
-                                   "time from 1s to %dd is needed", &value[i],
-                                   NGX_HTTP_UMAMI_LIMIT_MAX_DAYS);
-                return NGX_CONF_ERROR;
-            }
-
-            lr->rule.period = window;
-
-        } else {
-            ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                               "unknown \"%V\" in \"umami_limit_rule\", it "
-                               "takes \"key=\", and \"rate=\" with \"burst=\" "
-                               "or \"quota=\" with \"window=\"", &value[i]);
-            return NGX_CONF_ERROR;
-        }
-
-        if (err != NGX_CONF_OK) {
-            return err;
-        }
-    }
-
-    if (seen & NGX_HTTP_UMAMI_LIMIT_RATE) {
-        lr->rule.form = NGX_UMAMI_COUNTER_BUCKET;
-        lr->rule.limit = burst + 1;
-
-    } else {
-        lr->rule.form = NGX_UMAMI_COUNTER_WINDOW;
-    }
-
-    err = ngx_http_umami_limit_check(cf, lr, seen);
-    if (err != NGX_CONF_OK) {
-        return err;
-    }
-
-    return ngx_http_umami_limit_prepare(cf, lr) == NGX_OK ? NGX_CONF_OK
-                                                          : NGX_CONF_ERROR;
-}
-
-
-/* as limit_req writes it, "10r/s" or "60r/m"; hours and days too */
-
-static char *
-ngx_http_umami_limit_rate(ngx_conf_t *cf, ngx_http_umami_limit_rule_t *lr,
-    ngx_str_t *value)
-{
-    u_char     *p;
-    size_t      len;
-    ngx_int_t   n;
-
-    p = value->data + value->len - 3;
-    len = value->len - 5;
-    n = NGX_ERROR;
-
-    if (len > 3) {
-
-        if (ngx_strncmp(p, "r/s", 3) == 0) {
-            lr->rule.period = 1;
-
-        } else if (ngx_strncmp(p, "r/m", 3) == 0) {
-            lr->rule.period = 60;
-
-        } else if (ngx_strncmp(p, "r/h", 3) == 0) {
-            lr->rule.period = 3600;
-
-        } else if (ngx_strncmp(p, "r/d", 3) == 0) {
-            lr->rule.period = 24 * 3600;
-        }
-
-        if (lr->rule.period) {
-            n = ngx_atoi(value->data + 5, len - 3);
-        }
-    }
-
-    if (n < 1 || n > 1000000) {
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "invalid \"%V\" in \"umami_limit_rule\", write it "
-                           "as \"rate=10r/s\" or \"rate=60r/m\", with at most "
-                           "1000000 requests", value);
-        return NGX_CONF_ERROR;
-    }
-
-    lr->rule.rate = n;
-
-    return NGX_CONF_OK;
-}
-
-
-static char *
-ngx_http_umami_limit_number(ngx_conf_t *cf, ngx_str_t *value, size_t prefix,
-    uint64_t *number)
-{
-    ngx_int_t  n;
-
-    n = ngx_atoi(value->data + prefix, value->len - prefix);
-
-    if (n < 0 || n > NGX_HTTP_UMAMI_LIMIT_MAX) {
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "invalid \"%V\" in \"umami_limit_rule\", a number "
-                           "up to %d is needed", value,
-                           NGX_HTTP_UMAMI_LIMIT_MAX);
-        return NGX_CONF_ERROR;
-    }
-
-    *number = n;
-
-    return NGX_CONF_OK;
-}
-
-
-static char *
-ngx_http_umami_limit_check(ngx_conf_t *cf, ngx_http_umami_limit_rule_t *lr,
-    ngx_uint_t seen)
-{
-    u_char      *p;
-    ngx_uint_t   rate, quota;
-    const char  *what;
-
-    rate = seen & (NGX_HTTP_UMAMI_LIMIT_RATE|NGX_HTTP_UMAMI_LIMIT_BURST);
-    quota = seen & (NGX_HTTP_UMAMI_LIMIT_QUOTA|NGX_HTTP_UMAMI_LIMIT_WINDOW);
-
-    what = NULL;
-
-    if (!(seen & NGX_HTTP_UMAMI_LIMIT_KEY)) {
-        what = "has no \"key=\", for example \"key=$umami_client\"";
-
-    } else if (rate && quota) {
-        what = "has both \"rate=\" and \"quota=\": a rule counts in one way, "
-               "write two rules";
-
-    } else if (rate == NGX_HTTP_UMAMI_LIMIT_BURST) {
-        what = "has \"burst=\" without \"rate=\"";
-
-    } else if (quota && quota != (NGX_HTTP_UMAMI_LIMIT_QUOTA
-                                  |NGX_HTTP_UMAMI_LIMIT_WINDOW))
-    {
-        what = "needs \"quota=\" and \"window=\" together";
-
-    } else if (rate == 0 && quota == 0) {
-        what = "has neither \"rate=\" nor \"quota=\"";
-
-    } else if (lr->rule.limit == 0) {
-        what = "has a quota of 0, which would refuse every request";
-    }
-
-    if (what) {
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "the rule \"%V\" in \"umami_limit_rule\" %s",
-                           &lr->name, what);
-        return NGX_CONF_ERROR;
-    }
-
-    for (p = lr->name.data; p < lr->name.data + lr->name.len; p++) {
-
-        if ((*p < 'a' || *p > 'z') && (*p < '0' || *p > '9') && *p != '_') {
-            break;
-        }
-    }
-
-    if (lr->name.len == 0 || lr->name.len > 32
-        || p < lr->name.data + lr->name.len)
-    {
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "invalid name \"%V\" in \"umami_limit_rule\", it "
-                           "has 1 to 32 lower case letters, digits and \"_\"",
-                           &lr->name);
-        return NGX_CONF_ERROR;
-    }
-
-    return NGX_CONF_OK;
-}
-
-
-/* what does not change from request to request */
-
-static ngx_int_t
-ngx_http_umami_limit_prepare(ngx_conf_t *cf, ngx_http_umami_limit_rule_t *lr)
-{
-    u_char                      *p;
-    ngx_int_t                    n;
-    ngx_str_t                    labels;
-    ngx_uint_t                   i;
-    ngx_http_umami_main_conf_t  *umcf;
-
-    uint64_t  numbers[4] = { lr->rule.form, lr->rule.limit, lr->rule.rate,
-                             lr->rule.period };
-
-    umcf = ngx_http_conf_get_module_main_conf(cf, ngx_umami_module);
-
-    p = ngx_pnalloc(cf->pool, sizeof("umami::") + lr->name.len * 2
-                              + (NGX_INT64_LEN + 1) * 8);
-    if (p == NULL) {
-        return NGX_ERROR;
-    }
-
-    lr->prefix.data = p;
-    p = ngx_sprintf(p, "umami:%V:", &lr->name);
-    lr->prefix.len = p - lr->prefix.data;
-
-    for (i = 0; i < 4; i++) {
-        lr->args[i].data = p;
-        p = ngx_sprintf(p, "%uL", numbers[i]);
-        lr->args[i].len = p - lr->args[i].data;
-    }
-
-    /*
-     * The hash tells apart what another configuration counts by the same name,
-     * as while tasks of two deployments run side by side.
-     */
-
-    lr->version.data = p;
-    p = ngx_sprintf(p, "%V %V %V %V %V:", &lr->name, &lr->args[0], &lr->args[1],
-                    &lr->args[2], &lr->args[3]);
-    lr->version.len = p - lr->version.data;
-
-    for (i = 0; i < NGX_HTTP_UMAMI_LIMIT_VERDICTS; i++) {
-
-        p = ngx_pnalloc(cf->pool, sizeof("rule=\"\",verdict=\"\"")
-                                  + lr->name.len + sizeof("allowed"));
-        if (p == NULL) {
-            return NGX_ERROR;
-        }
-
-        labels.data = p;
-        labels.len = ngx_sprintf(p, "rule=\"%V\",verdict=\"%s\"", &lr->name,
-                                 ngx_http_umami_limit_verdicts[i])
-                     - p;
-
-        n = ngx_umami_stats_register(umcf->stats, &ngx_http_umami_limit_family,
-                                     &labels);
-        if (n == NGX_ERROR) {
-            return NGX_ERROR;
-        }
-
-        if (i == 0) {
-            lr->counters = n;
-        }
-    }
-
-    return NGX_OK;
-}
-
-
-static ngx_http_umami_limit_rule_t *
-ngx_http_umami_limit_find(ngx_http_umami_limit_main_conf_t *ulmcf,
-    ngx_str_t *name)
-{
-    ngx_uint_t                    i;
-    ngx_http_umami_limit_rule_t  *lr;
-
-    lr = ulmcf->rules.elts;
-
-    for (i = 0; i < ulmcf->rules.nelts; i++) {
-
-        if (lr[i].name.len == name->len
-            && ngx_strncmp(lr[i].name.data, name->data, name->len) == 0)
-        {
-            return &lr[i];
-        }
-    }
-
-    return NULL;
 }
 
 

@@ -45,26 +45,27 @@ ngx_str_t  ngx_umami_counter_lua = ngx_string(
     "    if n < c then n = c end\n"
     "    if n == c + 1 then a, b = 0, a elseif n > c then a, b = 0, 0 end\n"
     "    local left = math.min(w, math.max(0, (n + 1) * w - now))\n"
-    "    used = a + math.floor(b * (left / w))\n"
+    "    local fades = math.floor(b * (left / w))\n"
+    "    used = a + fades\n"
     "    local over = used + cost - limit\n"
-    "    retry = b > 0 and over / b * w or w\n"
-    "    if retry > left then\n"
-    "      over = over - math.floor(b * (left / w))\n"
-    "      retry = left + over / math.max(a, 1) * w\n"
+    "    retry = over / b * w\n"
+    "    if over > fades then\n"
+    "      retry = left + (over - fades) / math.max(a, 1) * w\n"
     "    end\n"
+    "    retry = math.min(retry, w * 2)\n"
     "    a, c, px[i] = a + cost, n, w * 2\n"
     "  end\n"
     "  local yes = used + cost <= limit\n"
     "  if yes then\n"
     "    new[i] = string.format('%.0f:%.0f:%.0f', a, b, c)\n"
-    "    retry, used = 0, used + cost\n"
+    "    used = used + cost\n"
     "  elseif not dry then\n"
     "    ok = false\n"
     "  end\n"
     "  local n = #out\n"
     "  out[n + 1] = yes and 1 or 0\n"
     "  out[n + 2] = math.floor(math.max(0, limit - used) / 1000000)\n"
-    "  out[n + 3] = math.ceil(retry / 1000)\n"
+    "  out[n + 3] = yes and 0 or math.floor(retry / 1000) + 1\n"
     "end\n"
     "if ok then\n"
     "  for i = 1, #KEYS do\n"
@@ -177,7 +178,7 @@ ngx_umami_counter_retry(ngx_umami_counter_rule_t *rule,
     ngx_umami_counter_t *counter, uint64_t now, uint64_t over)
 {
     double    window, left, present, previous, wait;
-    uint64_t  number;
+    uint64_t  number, fades;
 
     if (rule->form == NGX_UMAMI_COUNTER_BUCKET) {
         wait = (double) over * rule->period / rule->rate;
@@ -187,24 +188,34 @@ ngx_umami_counter_retry(ngx_umami_counter_rule_t *rule,
 
     window = (double) rule->period * NGX_UMAMI_COUNTER_SECOND;
     number = now / (rule->period * NGX_UMAMI_COUNTER_SECOND);
-    left = window - now % (rule->period * NGX_UMAMI_COUNTER_SECOND);
+    left = window;
+
+    if (number >= counter->time) {
+        left -= now % (rule->period * NGX_UMAMI_COUNTER_SECOND);
+    }
 
     present = (double) counter->a;
     previous = (double) counter->b;
 
     if (number > counter->time) {
-        previous = present;
+        previous = (number == counter->time + 1) ? present : 0;
         present = 0;
     }
 
     /* the previous window fades first, then the present one becomes it */
 
-    wait = previous > 0 ? over / previous * window : window;
+    fades = (uint64_t) (previous * (left / window));
 
-    if (wait > left) {
-        over -= (uint64_t) (previous * (left / window));
-        wait = left + over / ngx_max(present, 1) * window;
+    if (over <= fades) {
+        wait = over / previous * window;
+
+    } else {
+        wait = left + (over - fades) / ngx_max(present, 1) * window;
     }
+
+    /* what is more than the quota never fits */
+
+    wait = ngx_min(wait, window * 2);
 
     return (uint64_t) (wait / 1000) + 1;
 }

@@ -354,6 +354,7 @@ ngx_umami_dsn_where(ngx_pool_t *pool, ngx_umami_dsn_t *dsn,
 
     dsn->host = args->host;
     dsn->hostaddr = args->hostaddr;
+    dsn->local = (dsn->host.data[0] == '/');
 
     ngx_umami_dsn_set(dsn, "host", dsn->host.data);
     ngx_umami_dsn_set(dsn, "port", p);
@@ -388,6 +389,8 @@ ngx_umami_dsn_who(ngx_pool_t *pool, ngx_umami_dsn_t *dsn,
     if (args->schema.len == 0) {
         ngx_str_set(&args->schema, "public");
     }
+
+    dsn->password = args->password;
 
     ngx_umami_dsn_set(dsn, "user", args->user.data);
     ngx_umami_dsn_set(dsn, "password", args->password.data);

@@ -19,9 +19,10 @@
  */
 
 typedef struct {
-    ngx_str_t      host;        /* starts with "/": directory of a socket */
+    ngx_str_t      host;        /* or the directory of a socket */
     ngx_str_t      hostaddr;    /* libpq's parameter, mostly empty */
     in_port_t      port;
+    ngx_str_t      password;    /* to know it where it must not appear */
     ngx_str_t      schema;      /* quoted for SQL */
 
     /*
@@ -32,6 +33,8 @@ typedef struct {
     const char   **keywords;
     const char   **values;
     ngx_uint_t     n;
+
+    unsigned       local:1;     /* a UNIX-domain socket */
 } ngx_umami_dsn_t;
 
 

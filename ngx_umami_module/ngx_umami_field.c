@@ -238,6 +238,10 @@ ngx_umami_field_judge(const ngx_umami_field_t *field,
 {
     ngx_uint_t  good;
 
+    if (version == NGX_UMAMI_FIELD_RECORD) {
+        version = NGX_UMAMI_FIELD_V3;
+    }
+
     switch (field->kind) {
 
     case NGX_UMAMI_FIELD_KIND_UUID:
@@ -649,14 +653,14 @@ ngx_umami_field_uuid(ngx_str_t *text)
         && (variant == '8' || variant == '9'
             || variant == 'a' || variant == 'b'))
     {
-        return (version <= '5') ? NGX_UMAMI_FIELD_ALL : NGX_UMAMI_FIELD_V3;
+        return (version <= '5') ? NGX_UMAMI_FIELD_BOTH : NGX_UMAMI_FIELD_V3;
     }
 
     if (ngx_memcmp(text->data, "00000000-0000-0000-0000-000000000000",
                    NGX_UMAMI_FIELD_UUID_SIZE)
         == 0)
     {
-        return NGX_UMAMI_FIELD_ALL;
+        return NGX_UMAMI_FIELD_BOTH;
     }
 
     if (ngx_memcmp(text->data, "ffffffff-ffff-ffff-ffff-ffffffffffff",

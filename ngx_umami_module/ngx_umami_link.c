@@ -575,10 +575,16 @@ ngx_umami_link_timer_handler(ngx_event_t *ev)
         ngx_umami_link_dial(link);
         return;
 
-    default:
-        ngx_umami_link_fail(link, NGX_ETIMEDOUT,
-                            (link->state == NGX_UMAMI_LINK_OPEN)
-                            ? "it does not answer" : "connecting failed");
+    case NGX_UMAMI_LINK_CONNECTING:
+        ngx_umami_link_fail(link, NGX_ETIMEDOUT, "connecting failed");
+        return;
+
+    case NGX_UMAMI_LINK_SECURING:
+        ngx_umami_link_fail(link, NGX_ETIMEDOUT, "the TLS handshake failed");
+        return;
+
+    default: /* NGX_UMAMI_LINK_OPEN */
+        ngx_umami_link_fail(link, NGX_ETIMEDOUT, "it does not answer");
         return;
     }
 }

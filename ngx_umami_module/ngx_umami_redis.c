@@ -94,11 +94,24 @@ ngx_umami_redis_configure(ngx_conf_t *cf, ngx_umami_redis_t *redis,
     ngx_str_t *text)
 {
     char                   *err;
+    u_char                 *p, *last;
     ngx_umami_url_t         url;
     ngx_umami_redis_tls_t   tls;
 
     ngx_memzero(&tls, sizeof(ngx_umami_redis_tls_t));
     tls.verify = 1;
+
+    last = text->data + text->len;
+
+    p = ngx_strlchr(text->data, last, '?');
+
+    if (p && ngx_strlchr(p, last, '@')) {
+
+        /* most likely a password, no part of which may be quoted */
+
+        return "has a \"?\" before an \"@\", one of the two has to be "
+               "percent-encoded";
+    }
 
     err = ngx_umami_url_parse(cf->pool, text, &url);
     if (err) {
@@ -206,14 +219,6 @@ ngx_umami_redis_parameters(ngx_conf_t *cf, ngx_umami_url_t *url,
     ngx_str_t   name, value, *query;
 
     query = &url->query;
-
-    if (ngx_strlchr(query->data, query->data + query->len, '@')) {
-
-        /* most likely the end of a password, which must not be quoted */
-
-        return "has a \"?\" before an \"@\", one of the two has to be "
-               "percent-encoded";
-    }
 
     for ( ;; ) {
 

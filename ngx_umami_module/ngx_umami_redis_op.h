@@ -104,6 +104,7 @@ struct ngx_umami_redis_s {
     ngx_uint_t                  greeting;   /* replies that are missing */
     ngx_uint_t                  expired;    /* in a row, without a reply */
     ngx_msec_t                  active;     /* when the last reply came */
+    time_t                      complained; /* when an error was logged */
 
     ngx_event_t                 deadline;   /* of the first that waits */
     ngx_event_t                 watch;      /* silence: a late reply, PING */
@@ -113,7 +114,6 @@ struct ngx_umami_redis_s {
 
     unsigned                    ready:1;
     unsigned                    suspect:1;  /* declined until a reply comes */
-    unsigned                    complained:1;
     unsigned                    failing:1;
 };
 

@@ -13,6 +13,7 @@
 #define NGX_UMAMI_REDIS_PATIENCE  1000      /* ms, for the oldest reply */
 #define NGX_UMAMI_REDIS_IDLE      10000     /* ms, without a reply: PING */
 #define NGX_UMAMI_REDIS_QUOTE     256       /* bytes of an error in the log */
+#define NGX_UMAMI_REDIS_COMPLAIN  60        /* seconds between such warnings */
 
 
 typedef struct {
@@ -235,7 +236,6 @@ ngx_umami_redis_answer(ngx_umami_redis_op_t *op,
     ngx_umami_redis_op_take(op);
 
     if (!op->greeting) {
-        redis->complained = 0;
         ngx_umami_link_good(&redis->link);
 
         ngx_umami_redis_done(op, NGX_UMAMI_REDIS_OK, answer);
@@ -315,8 +315,14 @@ ngx_umami_redis_error(ngx_umami_redis_op_t *op, ngx_umami_resp_reply_t *answer)
     text.data = answer->text.data;
     text.len = ngx_min(answer->text.len, NGX_UMAMI_REDIS_QUOTE);
 
-    level = redis->complained ? NGX_LOG_INFO : NGX_LOG_WARN;
-    redis->complained = 1;
+    level = NGX_LOG_INFO;
+
+    if (redis->complained == 0
+        || ngx_time() - redis->complained >= NGX_UMAMI_REDIS_COMPLAIN)
+    {
+        level = NGX_LOG_WARN;
+        redis->complained = ngx_time();
+    }
 
     ngx_log_error(level, &redis->link.log, 0,
                   "redis refused a command: \"%V\"", &text);

@@ -132,7 +132,7 @@ static ngx_int_t
 ngx_umami_scan_string(ngx_umami_scan_t *s, ngx_umami_scan_value_t *value)
 {
     u_char    *p, *end;
-    uint64_t   w, quote, slash, hit;
+    uint64_t   w, low, plain, stop;
 
     end = s->end;
     p = s->pos + 1;
@@ -143,22 +143,27 @@ ngx_umami_scan_string(ngx_umami_scan_t *s, ngx_umami_scan_value_t *value)
 
     for ( ;; ) {
 
-        /* eight bytes without a quote, a backslash or a control character */
+        /*
+         * Eight bytes at once: the high bit of each tells that it is no quote,
+         * no backslash and no control character.
+         */
 
         while (end - p >= 8) {
             ngx_memcpy(&w, p, 8);
 
-            quote = w ^ (NGX_UMAMI_SCAN_ONES * '"');
-            slash = w ^ (NGX_UMAMI_SCAN_ONES * '\\');
+            low = w & ~NGX_UMAMI_SCAN_HIGHS;
 
-            hit = (((w - NGX_UMAMI_SCAN_ONES * ' ') & ~w)
-                   | ((quote - NGX_UMAMI_SCAN_ONES) & ~quote)
-                   | ((slash - NGX_UMAMI_SCAN_ONES) & ~slash))
-                  & NGX_UMAMI_SCAN_HIGHS;
+            plain = ((low ^ (NGX_UMAMI_SCAN_ONES * '"'))
+                     + NGX_UMAMI_SCAN_ONES * 0x7f)
+                    & ((low ^ (NGX_UMAMI_SCAN_ONES * '\\'))
+                       + NGX_UMAMI_SCAN_ONES * 0x7f)
+                    & (low + NGX_UMAMI_SCAN_ONES * (0x80 - ' '));
 
-            if (hit) {
+            stop = ~(plain | w) & NGX_UMAMI_SCAN_HIGHS;
+
+            if (stop) {
 #if (NGX_HAVE_LITTLE_ENDIAN && __GNUC__)
-                p += __builtin_ctzll(hit) / 8;
+                p += __builtin_ctzll(stop) / 8;
 #endif
                 break;
             }
@@ -554,7 +559,7 @@ ngx_umami_scan_char(u_char **pos, u_char *end)
 }
 
 
-/* the escape is known to be whole and right */
+/* the escape is known to be right */
 
 static uint32_t
 ngx_umami_scan_unescape(u_char **pos)
@@ -571,22 +576,16 @@ ngx_umami_scan_unescape(u_char **pos)
     *pos = p + 2;
 
     switch (p[1]) {
-
     case 'b':
         return '\b';
-
     case 'f':
         return '\f';
-
     case 'n':
         return LF;
-
     case 'r':
         return CR;
-
     case 't':
         return '\t';
-
     default:
         return p[1];
     }

@@ -1,0 +1,206 @@
+
+/*
+ * Copyright (C) the ngx_umami_module authors
+ */
+
+
+#include <ngx_config.h>
+#include <ngx_core.h>
+#include "ngx_umami_rule.h"
+
+
+#define NGX_UMAMI_RULE_MAX_RATE    1000000
+#define NGX_UMAMI_RULE_MAX_AMOUNT  1000000000
+#define NGX_UMAMI_RULE_MAX_WINDOW  (31 * 24 * 3600)      /* seconds */
+
+#define NGX_UMAMI_RULE_RATE        0x01
+#define NGX_UMAMI_RULE_BURST       0x02
+#define NGX_UMAMI_RULE_QUOTA       0x04
+#define NGX_UMAMI_RULE_WINDOW      0x08
+
+
+typedef struct {
+    ngx_str_t    name;
+    ngx_uint_t   bit;
+    char      *(*parse)(ngx_umami_rule_t *rule, ngx_str_t *value);
+} ngx_umami_rule_word_t;
+
+
+static char *ngx_umami_rule_rate(ngx_umami_rule_t *rule, ngx_str_t *value);
+static char *ngx_umami_rule_burst(ngx_umami_rule_t *rule, ngx_str_t *value);
+static char *ngx_umami_rule_quota(ngx_umami_rule_t *rule, ngx_str_t *value);
+static char *ngx_umami_rule_window(ngx_umami_rule_t *rule, ngx_str_t *value);
+
+
+static ngx_umami_rule_word_t  ngx_umami_rule_words[] = {
+    { ngx_string("rate="), NGX_UMAMI_RULE_RATE, ngx_umami_rule_rate },
+    { ngx_string("burst="), NGX_UMAMI_RULE_BURST, ngx_umami_rule_burst },
+    { ngx_string("quota="), NGX_UMAMI_RULE_QUOTA, ngx_umami_rule_quota },
+    { ngx_string("window="), NGX_UMAMI_RULE_WINDOW, ngx_umami_rule_window },
+    { ngx_null_string, 0, NULL }
+};
+
+
+ngx_int_t
+ngx_umami_rule_word(ngx_umami_rule_t *rule, ngx_str_t *word, char **err)
+{
+    ngx_str_t               value;
+    ngx_umami_rule_word_t  *w;
+
+    for (w = ngx_umami_rule_words; w->name.len; w++) {
+
+        if (word->len < w->name.len
+            || ngx_strncmp(word->data, w->name.data, w->name.len) != 0)
+        {
+            continue;
+        }
+
+        if (rule->seen & w->bit) {
+            *err = "is given twice";
+            return NGX_ERROR;
+        }
+
+        rule->seen |= w->bit;
+
+        value.data = word->data + w->name.len;
+        value.len = word->len - w->name.len;
+
+        *err = w->parse(rule, &value);
+
+        return *err ? NGX_ERROR : NGX_OK;
+    }
+
+    return NGX_DECLINED;
+}
+
+
+static char *
+ngx_umami_rule_rate(ngx_umami_rule_t *rule, ngx_str_t *value)
+{
+    u_char     *p;
+    ngx_int_t   rate;
+
+    rate = NGX_ERROR;
+
+    if (value->len > 3) {
+        p = value->data + value->len - 3;
+
+        if (ngx_strncmp(p, "r/s", 3) == 0) {
+            rule->counter.period = 1;
+
+        } else if (ngx_strncmp(p, "r/m", 3) == 0) {
+            rule->counter.period = 60;
+
+        } else if (ngx_strncmp(p, "r/h", 3) == 0) {
+            rule->counter.period = 3600;
+
+        } else if (ngx_strncmp(p, "r/d", 3) == 0) {
+            rule->counter.period = 24 * 3600;
+        }
+
+        if (rule->counter.period) {
+            rate = ngx_atoi(value->data, value->len - 3);
+        }
+    }
+
+    if (rate < 1 || rate > NGX_UMAMI_RULE_MAX_RATE) {
+        return "is invalid, write it as \"rate=10r/s\" or \"rate=60r/m\", "
+               "with 1 to 1000000 requests";
+    }
+
+    rule->counter.rate = rate;
+
+    return NULL;
+}
+
+
+static char *
+ngx_umami_rule_burst(ngx_umami_rule_t *rule, ngx_str_t *value)
+{
+    ngx_int_t  n;
+
+    n = ngx_atoi(value->data, value->len);
+
+    if (n < 0 || n >= NGX_UMAMI_RULE_MAX_AMOUNT) {
+        return "is invalid, it takes a number below 1000000000";
+    }
+
+    rule->burst = n;
+
+    return NULL;
+}
+
+
+static char *
+ngx_umami_rule_quota(ngx_umami_rule_t *rule, ngx_str_t *value)
+{
+    ngx_int_t  n;
+
+    n = ngx_atoi(value->data, value->len);
+
+    if (n == 0) {
+        return "would refuse every request";
+    }
+
+    if (n < 0 || n > NGX_UMAMI_RULE_MAX_AMOUNT) {
+        return "is invalid, it takes a number from 1 to 1000000000";
+    }
+
+    rule->counter.limit = n;
+
+    return NULL;
+}
+
+
+static char *
+ngx_umami_rule_window(ngx_umami_rule_t *rule, ngx_str_t *value)
+{
+    time_t  window;
+
+    window = ngx_parse_time(value, 1);
+
+    if (window < 1 || window > NGX_UMAMI_RULE_MAX_WINDOW) {
+        return "is invalid, it takes a time from 1s to 31d";
+    }
+
+    rule->counter.period = window;
+
+    return NULL;
+}
+
+
+char *
+ngx_umami_rule_finish(ngx_umami_rule_t *rule)
+{
+    ngx_uint_t  rate, quota;
+
+    rate = rule->seen & (NGX_UMAMI_RULE_RATE|NGX_UMAMI_RULE_BURST);
+    quota = rule->seen & (NGX_UMAMI_RULE_QUOTA|NGX_UMAMI_RULE_WINDOW);
+
+    if (rate && quota) {
+        return "has both \"rate=\" and \"quota=\": a rule counts in one way, "
+               "write two rules";
+    }
+
+    if (rate == 0 && quota == 0) {
+        return "has neither \"rate=\" nor \"quota=\"";
+    }
+
+    if (rate == NGX_UMAMI_RULE_BURST) {
+        return "has \"burst=\" without \"rate=\"";
+    }
+
+    if (quota && quota != (NGX_UMAMI_RULE_QUOTA|NGX_UMAMI_RULE_WINDOW)) {
+        return "needs \"quota=\" and \"window=\" together";
+    }
+
+    if (rate) {
+        rule->counter.form = NGX_UMAMI_COUNTER_BUCKET;
+        rule->counter.limit = rule->burst + 1;
+
+    } else {
+        rule->counter.form = NGX_UMAMI_COUNTER_WINDOW;
+    }
+
+    return NULL;
+}
