@@ -139,6 +139,7 @@ typedef struct {
 
     unsigned                    suspended:1;
     unsigned                    body_read:1;
+    unsigned                    keepalive:1;  /* before it was refused */
     unsigned                    replaced:1;
     unsigned                    answered:1;
 } ngx_http_umami_ctx_t;

@@ -157,6 +157,7 @@ ngx_http_umami_refuse(ngx_http_request_t *r, ngx_http_umami_ctx_t *ctx,
     ngx_umami_stats_add(umcf->stats, uamcf->counters + reason, 1);
 
     ctx->reason = reason;
+    ctx->keepalive = r->keepalive ? 1 : 0;
 
     return status;
 }
@@ -235,6 +236,12 @@ ngx_http_umami_answer_error(ngx_http_request_t *r, ngx_http_umami_ctx_t *ctx)
     if (r->headers_out.content_encoding) {
         r->headers_out.content_encoding->hash = 0;
         r->headers_out.content_encoding = NULL;
+    }
+
+    /* nginx closes after any 400, but a body that was judged is read */
+
+    if (ctx->reason >= NGX_HTTP_UMAMI_BODY_REASONS) {
+        r->keepalive = ctx->keepalive;
     }
 
     r->headers_out.content_length_n = ctx->body_text.len;

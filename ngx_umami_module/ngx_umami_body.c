@@ -129,6 +129,10 @@ ngx_umami_body_scan(ngx_umami_body_t *body, u_char *start, u_char *end)
                                    s->pos);
     }
 
+    if (ctx.reason == NGX_UMAMI_BODY_OK && body->faulty) {
+        ctx.at = ctx.fault_at;
+    }
+
     body->reason = ctx.reason;
     body->offset = ctx.at - start;
 

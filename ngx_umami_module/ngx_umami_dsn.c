@@ -565,6 +565,26 @@ ngx_umami_dsn_file(ngx_conf_t *cf, ngx_umami_dsn_t *dsn, char *keyword,
 
     ngx_umami_dsn_set(dsn, keyword, name->data);
 
+    dsn->files[dsn->nfiles++] = keyword;
+
+    return NULL;
+}
+
+
+const char *
+ngx_umami_dsn_unreadable(ngx_umami_dsn_t *dsn)
+{
+    ngx_uint_t  i, n;
+
+    for (n = 0; n < dsn->nfiles; n++) {
+
+        for (i = 0; dsn->keywords[i] != dsn->files[n]; i++) { /* void */ }
+
+        if (access(dsn->values[i], R_OK) == -1) {
+            return dsn->files[n];
+        }
+    }
+
     return NULL;
 }
 

@@ -12,6 +12,9 @@
 #include <ngx_core.h>
 
 
+#define NGX_UMAMI_DSN_FILES  4
+
+
 /*
  * The URL of a PostgreSQL database, as Umami takes it, in libpq's keywords.
  * What libpq would look up in the environment of a process (a password file, a
@@ -34,6 +37,10 @@ typedef struct {
     const char   **values;
     ngx_uint_t     n;
 
+    /* keywords of values that name files which the worker has to read */
+    const char    *files[NGX_UMAMI_DSN_FILES + 1];
+    ngx_uint_t     nfiles;
+
     unsigned       local:1;     /* a UNIX-domain socket */
 } ngx_umami_dsn_t;
 
@@ -41,6 +48,9 @@ typedef struct {
 /* configuration time; a message, without any part of a password, or NULL */
 char *ngx_umami_dsn_parse(ngx_conf_t *cf, ngx_str_t *text,
     ngx_umami_dsn_t *dsn);
+
+/* worker: the keyword of a file that cannot be read now, or NULL */
+const char *ngx_umami_dsn_unreadable(ngx_umami_dsn_t *dsn);
 
 /* a message about one parameter */
 char *ngx_umami_dsn_error(ngx_pool_t *pool, char *format, u_char *name);

@@ -410,6 +410,11 @@ ngx_umami_field_url(ngx_umami_scan_value_t *value, ngx_uint_t version)
         return 1;
     }
 
+    while (text.len && text.data[0] <= ' ') {
+        text.data++;
+        text.len--;
+    }
+
     ngx_umami_field_tidy(&text, value->escaped);
 
     return ngx_umami_weburl(&text, 1);
@@ -444,7 +449,7 @@ ngx_umami_field_referrer(ngx_umami_scan_value_t *value, ngx_uint_t version,
 
 
 /*
- * Drops what a URL parser drops: white space at the ends; tabs and line feeds,
+ * Drops what a URL parser drops: white space at the end; tabs and line feeds,
  * which only a string with escapes can have, and that lies in a buffer.
  */
 

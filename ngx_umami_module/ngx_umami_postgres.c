@@ -23,6 +23,9 @@
  * an event of an older socket may be under way.
  */
 
+#define NGX_UMAMI_POSTGRES_TEXT  64
+
+
 typedef enum {
     NGX_UMAMI_POSTGRES_START = 0,
     NGX_UMAMI_POSTGRES_RESOLVING,
@@ -314,9 +317,22 @@ static void
 ngx_umami_postgres_connect(ngx_umami_postgres_t *pg)
 {
     size_t       len;
+    u_char       text[NGX_UMAMI_POSTGRES_TEXT];
     ngx_addr_t  *addr;
+    const char  *file;
 
     pg->state = NGX_UMAMI_POSTGRES_CONNECTING;
+
+    /* libpq 15 takes memory that it has not written for the reason of this */
+
+    file = ngx_umami_dsn_unreadable(&pg->dsn);
+
+    if (file) {
+        ngx_snprintf(text, NGX_UMAMI_POSTGRES_TEXT,
+                     "the file of \"%s\" cannot be read%Z", file);
+        ngx_umami_postgres_fail(pg, NGX_UMAMI_POSTGRES_CONNECT, (char *) text);
+        return;
+    }
 
     if (!pg->dsn.local) {
         addr = ngx_umami_peer_addr(&pg->peer);

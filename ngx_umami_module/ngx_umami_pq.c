@@ -387,10 +387,7 @@ ngx_umami_pq_close(ngx_umami_pq_t *pq)
 }
 
 
-/*
- * A hostile server's words, and those of a libpq that reports uninitialized
- * memory as the reason for an unreadable key, go to logs.
- */
+/* a hostile server's words may go to a log or to a page */
 
 static void
 ngx_umami_pq_line(ngx_umami_pq_t *pq, ngx_str_t *line, const char *text)

@@ -85,6 +85,7 @@ void ngx_umami_redis_set_resolver(ngx_umami_redis_t *redis,
  * Worker only.  "budget" is in milliseconds from now.  NULL and *reason: the
  * handler will not be called, since Redis is known to be away; costs nothing.
  * The first "nkeys" of the "nargs" strings are keys; all of them are copied.
+ * A graceful exit waits for an evaluation, within its budget, not for a ping.
  * ngx_umami_redis_close() belongs into exit_process; it tells all who wait.
  */
 ngx_umami_redis_op_t *ngx_umami_redis_eval(ngx_umami_redis_t *redis,

@@ -17,6 +17,7 @@
 static ngx_uint_t ngx_umami_redis_op_argv(ngx_umami_redis_op_t *op,
     ngx_str_t *argv, u_char *nkeys);
 static void ngx_umami_redis_op_unwait(ngx_umami_redis_op_t *op);
+static ngx_flag_t ngx_umami_redis_op_holds(ngx_umami_redis_op_t *op);
 static void ngx_umami_redis_op_move(ngx_umami_redis_t *redis,
     ngx_queue_t *queue);
 static void ngx_umami_redis_op_expire(ngx_event_t *ev);
@@ -281,9 +282,10 @@ ngx_umami_redis_op_wait(ngx_umami_redis_op_t *op, ngx_msec_t budget,
 
     ngx_queue_insert_after(q, &op->waiting);
 
-    /* whoever waits holds back the worker's exit */
-
-    redis->deadline.cancelable = 0;
+    if (ngx_umami_redis_op_holds(op)) {
+        redis->nholding++;
+        redis->deadline.cancelable = 0;
+    }
 
     if (ngx_queue_head(&redis->waiting) == &op->waiting) {
         ngx_umami_redis_arm(&redis->deadline, op->deadline);
@@ -304,7 +306,19 @@ ngx_umami_redis_op_unwait(ngx_umami_redis_op_t *op)
 
     /* the timer is left for the next one: most likely there will be one */
 
-    redis->deadline.cancelable = ngx_queue_empty(&redis->waiting);
+    if (ngx_umami_redis_op_holds(op) && --redis->nholding == 0) {
+        redis->deadline.cancelable = 1;
+    }
+}
+
+
+/* a request waits for it, and holds back the worker's exit */
+
+static ngx_flag_t
+ngx_umami_redis_op_holds(ngx_umami_redis_op_t *op)
+{
+    return op->command == NGX_UMAMI_REDIS_EVALSHA
+           || op->command == NGX_UMAMI_REDIS_EVAL;
 }
 
 

@@ -101,6 +101,7 @@ struct ngx_umami_redis_s {
 
     ngx_uint_t                  nheld;
     ngx_uint_t                  nsent;
+    ngx_uint_t                  nholding;   /* evaluations that wait */
     ngx_uint_t                  greeting;   /* replies that are missing */
     ngx_uint_t                  expired;    /* in a row, without a reply */
     ngx_msec_t                  active;     /* when the last reply came */

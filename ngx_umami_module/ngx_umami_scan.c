@@ -13,7 +13,7 @@
 #define NGX_UMAMI_SCAN_HIGHS  0x8080808080808080ull
 
 #define NGX_UMAMI_SCAN_SPACE  1
-#define NGX_UMAMI_SCAN_QUOTE  2    /* what ends a run of plain text */
+#define NGX_UMAMI_SCAN_STOP   2    /* ends a run of plain text */
 #define NGX_UMAMI_SCAN_DIGIT  4
 
 
@@ -171,9 +171,7 @@ ngx_umami_scan_string(ngx_umami_scan_t *s, ngx_umami_scan_value_t *value)
             p += 8;
         }
 
-        while (p < end
-               && !(ngx_umami_scan_class[*p] & NGX_UMAMI_SCAN_QUOTE))
-        {
+        while (p < end && !(ngx_umami_scan_class[*p] & NGX_UMAMI_SCAN_STOP)) {
             p++;
         }
 

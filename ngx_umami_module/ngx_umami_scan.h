@@ -16,8 +16,8 @@
  * A reader of JSON that lies in one piece of memory.  It takes what
  * JSON.parse() takes of the text that a UTF-8 decoder makes of these bytes:
  * broken UTF-8 inside strings, lone surrogates, numbers of any size.  Values
- * are slices of the text; nothing is copied or allocated, nothing outside
- * [pos, end) is read, and each byte is looked at once.
+ * are slices of the text; nothing is copied or allocated, and nothing outside
+ * [pos, end) is read.
  */
 
 #define NGX_UMAMI_SCAN_DEPTH  2048

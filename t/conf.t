@@ -1,0 +1,784 @@
+#!/usr/bin/perl
+
+# Copyright (C) the ngx_umami_module authors
+
+# Tests for the directives: what is accepted, and what "nginx -t" says of what
+# is not; values from the environment, the production file, secrets.
+
+use strict;
+use warnings;
+
+use Test::More;
+
+use Cwd ();
+use FindBin;
+use lib "$FindBin::Bin/lib";
+
+use Test::Umami;
+use Test::Umami::Redis;
+use Test::Umami::Upstream;
+
+my $t = Test::Umami->new();
+
+# Of each, what makes the directives under test complete; one that the text
+# itself has is left out.
+
+my %base = (
+    umami_upstream => 'umami_upstream http://127.0.0.1:1;',
+    umami_secret => 'umami_secret 0123456789abcdef;',
+    umami_limit_rule => 'umami_limit_rule base key=$umami_client rate=1r/s;',
+);
+
+my %at = (main => '', http => '', server => '', location => '', if => '');
+
+sub conf {
+    my ($level, $text, $location) = @_;
+    my %here = (%at, $level => $text);
+    my $base = join "\n    ", map { $base{$_} }
+        grep { $text !~ /\b$_\b/ } sort keys %base;
+    $location //= '= /api/send';
+
+    return <<"CONF";
+%%TEST_GLOBALS%%
+$here{main}
+
+events {
+}
+
+http {
+    %%TEST_GLOBALS_HTTP%%
+    $base
+    $here{http}
+
+    upstream umami {
+        server 127.0.0.1:1;
+    }
+
+    server {
+        listen 127.0.0.1:%%PORT_0%%;
+        $here{server}
+
+        location $location {
+            $here{location}
+            if (\$arg_a) {
+                $here{if}
+                return 204;
+            }
+        }
+    }
+}
+CONF
+}
+
+sub good {
+    my ($level, $text, @location) = @_;
+    my ($ok, $err) = $t->check_conf(conf($level, $text, @location));
+    ok($ok, "accepted: $text") or diag($err);
+}
+
+# Refused for that reason, and for no other; "..." in it is any text.
+
+sub bad {
+    my ($level, $text, $why, @location) = @_;
+    refused(conf($level, $text, @location), $why, $text);
+}
+
+sub refused {
+    my ($conf, $why, $name) = @_;
+    my ($ok, $err) = $t->check_conf($conf);
+    my ($said) = $err =~ /\[emerg\] (.*)/;
+    my $re = join '.*', map { quotemeta } split /\Q...\E/, $why;
+
+    ok(!$ok && ($said // '') =~ $re, "refused: $name") or diag($err);
+    unlike($err, qr/p.ss-word|short-one|an-edge/, 'no secret is told')
+        if $conf =~ /p.ss-word|short-one|an-edge/;
+    return $err;
+}
+
+# umami_zone
+
+good(http => "umami_zone $_;") for qw/ 1m 16m 2048k /;
+
+bad(http => 'umami_zone 512k;',
+    '"umami_zone 512k" is too small, at least 1m is needed');
+bad(http => 'umami_zone 16x;',
+    'invalid size "16x" in "umami_zone", write it as "umami_zone 16m;"');
+bad(http => 'umami_zone -1m;', 'invalid size "-1m"');
+bad(http => 'umami_zone 16m; umami_zone 16m;',
+    '"umami_zone" directive is duplicate');
+
+# umami_upstream
+
+good(http => "umami_upstream $_;") for qw{
+    http://127.0.0.1:3000 http://127.0.0.1 http://localhost:3000/
+    http://[::1]:3000 https://127.0.0.1:3443 http://127.0.0.1:3000/umami/
+    HTTP://127.0.0.1:80 };
+
+for (['127.0.0.1:3000', 'starts with neither'],
+    ['ftp://127.0.0.1', 'starts with neither "http://" nor "https://"'],
+    ['unix:/tmp/umami', 'starts with neither'],
+    ['http://', 'has no host'],
+    ['http://127.0.0.1:0', 'has an invalid port'],
+    ['http://127.0.0.1:99999', 'has an invalid port'],
+    ['http://[::1', 'has a bracket that is not closed'],
+    ['http://a,b', 'names several hosts'],
+    ['http://a/?x=1', 'has a query string'],
+    ['http://a/%zz', 'has an invalid percent-encoded character'],
+    ['"http://127.0.0.1/a b"', 'needs percent-encoding'],
+    ['http://me:pass-word@127.0.0.1', 'has a user name or a password'])
+{
+    my ($url, $why) = @$_;
+    bad(http => "umami_upstream $url;", "the URL in \"umami_upstream\" ...$why"
+        . '..., write it as "http://127.0.0.1:3000"');
+}
+
+bad(http => 'umami_upstream http://127.0.0.1; umami_upstream http://[::1];',
+    '"umami_upstream" directive is duplicate');
+
+# umami_redis
+
+good(http => "umami_redis $_;") for qw{
+    redis://127.0.0.1 redis://127.0.0.1:6379/0 redis://:pass@127.0.0.1/15
+    redis://user:p%40ss@[::1]:6380 redis://localhost?db=3
+    rediss://127.0.0.1 rediss://127.0.0.1?verify=off unix:/run/redis.sock };
+
+for (['127.0.0.1', 'has no scheme'],
+    ['http://127.0.0.1', 'has an unknown scheme'],
+    ['redis://', 'has no host'],
+    ['redis:127.0.0.1', 'has no "//" before its host'],
+    ['unix:redis.sock', 'has no absolute path'],
+    ['redis://127.0.0.1/one', 'has a database that is not a number'],
+    ['redis://127.0.0.1:70000', 'has an invalid port'],
+    ['redis://me@127.0.0.1', 'names a user without a password'],
+    ['redis://127.0.0.1?verify=off', 'has an invalid parameter "verify"'],
+    ['redis://:pass-word?x@127.0.0.1', 'has a "?" before an "@"'],
+    ['redis://:pass-word@a,b', 'names several hosts'])
+{
+    my ($url, $why) = @$_;
+    bad(http => "umami_redis $url;", "the URL in \"umami_redis\" ...$why"
+        . '..., write it as "redis://user:password@host:6379/0", '
+        . '"rediss://..." or "unix:/path"');
+}
+
+bad(http => 'umami_redis redis://127.0.0.1; umami_redis redis://127.0.0.1;',
+    '"umami_redis" directive is duplicate');
+
+refused(conf(http => 'umami_redis redis://127.0.0.1;')
+    =~ s/umami_secret.*//r, '"umami_redis" needs "umami_secret": tasks that '
+    . 'share counters must hash addresses with the same key',
+    'umami_redis without umami_secret');
+
+# umami_postgres: libpq's parameters, Prisma's and node-postgres's
+
+good(http => "umami_postgres '$_';") for qw{
+    postgresql://u:p@127.0.0.1:5432/umami postgres://u@127.0.0.1/umami
+    postgresql://u:p%40%3F@[::1]/umami
+    postgresql://u:p@127.0.0.1/umami?schema=public
+    postgresql://u:p@127.0.0.1/umami?schema=a&connection_limit=5&pgbouncer=true
+    postgresql://u:p@127.0.0.1/umami?pool_timeout=0&socket_timeout=3
+    postgresql://u:p@127.0.0.1/umami?sslmode=require&sslaccept=strict
+    postgresql://u:p@127.0.0.1/umami?sslmode=no-verify&statement_timeout=1
+    postgresql://u:p@127.0.0.1/umami?connect_timeout=10&application_name=x
+    postgresql://u:p@h/umami?host=/run/postgresql };
+
+for (['mysql://u:pass-word@127.0.0.1/umami', 'starts with neither'],
+    ['127.0.0.1', 'has no scheme'],
+    ['postgresql://127.0.0.1/umami', 'has no user name'],
+    ['postgresql://u:pass-word@127.0.0.1', 'has no name of a database'],
+    ['postgresql://u:pass-word@/umami', 'has no host'],
+    ['postgresql://u:pass-word@a,b/umami', 'names several hosts'],
+    ['postgresql://u:pass-word@127.0.0.1:0/umami', 'has an invalid port'],
+    ['postgresql://u:pass-word@127.0.0.1/umami?shema=x',
+        'has the unknown parameter "shema"'],
+    ['postgresql://u:pass-word@127.0.0.1/umami?p4ss-word',
+        'has a parameter that is unknown'],
+    ['postgresql://u:99?pass-word@127.0.0.1/umami',
+        'has a "?" before its "@"'],
+    ['postgresql://u:pass-word@127.0.0.1/umami?service=x',
+        'has the parameter "service", which is not supported'],
+    ['postgresql://u:pass-word@127.0.0.1/umami?sslmode=yes',
+        'has an unknown value of "sslmode"'],
+    ['postgresql://u:pass-word@127.0.0.1/umami?sslmode=verify-full'
+        . '&sslrootcert=/none', 'names a file in "sslrootcert"'])
+{
+    my ($url, $why) = @$_;
+    bad(http => "umami_postgres '$url';", "the URL in \"umami_postgres\" ..."
+        . "$why..., write it as "
+        . '"postgresql://user:password@host:5432/database"');
+}
+
+bad(http => 'umami_postgres postgres://u@[::1]/a;' x 2,
+    '"umami_postgres" directive is duplicate');
+
+# a name needs a resolver, an address does not
+
+for (['umami_upstream', 'http://umami.internal:3000'],
+    ['umami_redis', 'redis://cache.internal'],
+    ['umami_postgres', 'postgresql://u:p@db.internal/umami'])
+{
+    my ($name, $url) = @$_;
+    my $resolver = 'resolver 127.0.0.1:1;';
+
+    bad(http => "$name $url;", "\"$name\" names a host, and no \"resolver\" is "
+        . 'defined in http: add one, on AWS "resolver 169.254.169.253 '
+        . 'valid=10s;", or write an IP address');
+    good(http => "$name $url; $resolver");
+    good(http => "$resolver $name $url;");
+}
+
+# umami_secret
+
+good(http => 'umami_secret 0123456789abcdef;');
+
+bad(http => 'umami_secret short-one;', 'the value of "umami_secret" is too '
+    . 'short, at least 16 characters are needed..."openssl rand -hex 32"');
+bad(http => 'umami_secret 0123456789abcdef; umami_secret 0123456789abcdef;',
+    '"umami_secret" directive is duplicate');
+
+# umami_client
+
+my $long = 'secret=an-edge-secret-of-some-length';
+
+for my $text (qw/ peer off /, 'header Fly-Client-IP',
+    'forwarded trusted=10.0.0.0/8', 'forwarded trusted=10.0.0.0/8,::1/128',
+    'forwarded trusted=::1 trusted=192.0.2.1', "cloudfront $long",
+    "cloudfront $long ${long}2 unproven=refuse trusted=10.0.0.0/8",
+    "cloudfront $long unproven=forwarded")
+{
+    good(http => "umami_client $text;");
+}
+
+good(server => 'umami_client peer;');
+good(location => 'umami_client off;');
+
+for (['cloudflare', 'unknown mode "cloudflare" in "umami_client", it is '
+        . '"cloudfront", "forwarded", "header", "peer" or "off"'],
+    ['forwarded', 'needs "trusted=": the networks of the proxies whose '
+        . 'X-Forwarded-For is believed'],
+    ['forwarded trusted=10.0.0.0/33', 'invalid network "10.0.0.0/33" in '
+        . '"trusted=" of "umami_client", write it as "10.0.0.0/8"'],
+    ['forwarded trusted=10.0.0.0/8,', 'invalid network ""'],
+    ['forwarded trusted=proxy', 'invalid network "proxy"'],
+    ["forwarded trusted=::1 $long", 'has a parameter that its mode does not'],
+    ['header', 'needs the name of the header, as in "umami_client header '
+        . 'Fly-Client-IP"'],
+    ['header trusted=10.0.0.0/8', 'needs the name of the header'],
+    ['header X-A X-B', 'has a parameter that its mode does not know'],
+    ['peer trusted=10.0.0.0/8', 'has a parameter that its mode does not know'],
+    ['cloudfront', 'needs "secret=": without it anybody could pass for '
+        . 'CloudFront'],
+    ['cloudfront secret=short-one', 'has a secret that is too short: at least '
+        . '16 characters are needed, for example from "openssl rand -hex 32"'],
+    ["cloudfront $long unproven=yes", 'has a parameter that its mode'],
+    ['cloudfront secert=an-edge-secret-of-some-length', 'has a parameter that'])
+{
+    my ($text, $why) = @$_;
+    bad(http => "umami_client $text;", $why);
+}
+
+bad(http => 'umami_client peer; umami_client off;',
+    '"umami_client" directive is duplicate');
+
+{
+    my ($ok, $err) = $t->check_conf(conf(http =>
+        'umami_client forwarded trusted=10.1.0.0/8;'));
+    ok($ok, 'low bits of a network are let pass');
+    like($err, qr/\[warn\].*low address bits of "10.1.0.0\/8"/, 'and told');
+}
+
+# umami_cors
+
+for my $text ('any', 'off', 'https://example.com', 'http://localhost:8080',
+    'https://example.com https://*.example.com', 'https://*.example.com:8443',
+    'https://[2001:db8::1]:8443', 'https://xn--bcher-kva.example',
+    'https://any', 'http://a_b-c.example')
+{
+    good(http => "umami_cors $text;");
+}
+
+good($_ => 'umami_cors any;') for qw/ server location /;
+
+for (['null', 'is what any sandboxed page sends, and can not be allowed'],
+    ['example.com', 'has to begin with "https://" or "http://" in lower case '
+        . 'and to name a host'],
+    ['HTTPS://example.com', 'has to begin with'],
+    ['https://', 'has to begin with'],
+    ['*', 'has to begin with'],
+    ['https://example.com/', 'has a path or a trailing slash: browsers send '
+        . 'none, remove it'],
+    ['https://example.com/a', 'has a path'],
+    ['https://*', 'has "*" in the wrong place: it may only be the first '
+        . 'label, as in "https://*.example.com"'],
+    ['https://*example.com', 'has "*" in the wrong place'],
+    ['https://*.*.example.com', 'has "*" in the wrong place'],
+    ['https://a.*.example.com', 'has "*" in the wrong place'],
+    ['https://Example.com', 'has upper case letters: browsers send lower '
+        . 'case, write it so'],
+    ["https://b\xc3\xbccher.example", 'has non-ASCII letters: browsers send '
+        . 'punycode, write the name as "xn--..."'],
+    ['https://user@example.com', 'has no valid host name'],
+    ['https://.example.com', 'has no valid host name'],
+    ['https://example..com', 'has no valid host name'],
+    ['https://example.com.', 'has no valid host name'],
+    ['https://:80', 'has no valid host name'],
+    ['https://example.com:443', 'has the default port: browsers leave it '
+        . 'out, remove it'],
+    ['http://example.com:80', 'has the default port'],
+    ['https://example.com:0', 'has an invalid port'],
+    ['https://example.com:08', 'has an invalid port'],
+    ['https://example.com:65536', 'has an invalid port'],
+    ['https://example.com:', 'has an invalid port'],
+    ['https://[::1', 'has no valid host name'])
+{
+    my ($origin, $why) = @$_;
+    bad(location => "umami_cors $origin;",
+        "the origin \"$origin\" in \"umami_cors\" $why");
+}
+
+bad(location => "umami_cors https://example.com $_;",
+    "the origin \"$_\" in \"umami_cors\" has to begin") for qw/ any off /;
+bad(location => 'umami_cors any; umami_cors off;',
+    '"umami_cors" directive is duplicate');
+
+# umami_beacon
+
+for my $text ('', 'max_size=64k', 'max_size=1k', 'batch', 'record', 'pixel',
+    'batch max_items=100 max_size=64m', 'record max_size=2m')
+{
+    good(location => "umami_beacon $text; proxy_pass http://umami;");
+}
+
+for (['max_size=1023', 'a size from 1k to 64m is needed'],
+    ['max_size=65m', 'a size from 1k to 64m is needed'],
+    ['max_size=x', 'a size from 1k to 64m is needed'],
+    ['batch max_items=0', 'a number from 1 to 10000 is needed'],
+    ['batch max_items=10001', 'a number from 1 to 10000 is needed'],
+    ['batch max_items=', 'a number from 1 to 10000 is needed'])
+{
+    my ($text, $why) = @$_;
+    my ($value) = $text =~ /(\S+)$/;
+    bad(location => "umami_beacon $text;",
+        "invalid \"$value\" in \"umami_beacon\", $why");
+}
+
+for ('beacon', 'max_items=5', 'record max_items=5', 'pixel max_size=1k',
+    'batch batch', 'dry_run')
+{
+    my ($value) = /(\S+)$/;
+    bad(location => "umami_beacon $_;", "unknown \"$value\" in "
+        . '"umami_beacon", it takes "batch", "record" or "pixel", then '
+        . '"max_size=" and for a batch "max_items="');
+}
+
+bad(location => 'umami_beacon; umami_beacon;',
+    '"umami_beacon" directive is duplicate');
+
+# an event would be stored twice
+
+bad(location => 'umami_beacon; proxy_pass http://umami; '
+    . 'proxy_next_upstream error non_idempotent;', '"proxy_next_upstream '
+    . 'non_idempotent" in the location "/api/send" with "umami_beacon" could '
+    . 'store an event twice, remove it');
+bad(location => 'umami_beacon pixel; proxy_pass http://umami; '
+    . 'proxy_next_upstream non_idempotent;', 'could store an event twice');
+good(location => 'proxy_pass http://umami; '
+    . 'proxy_next_upstream error non_idempotent;');
+
+refused(conf(location => 'umami_beacon; proxy_pass http://umami;')
+    =~ s/(server \{)/proxy_next_upstream error non_idempotent; $1/r,
+    'could store an event twice', 'non_idempotent that is inherited');
+
+# umami_limit_rule, umami_limit
+
+my $key = 'key=$umami_client';
+
+for my $text ("a $key rate=60r/m burst=30", "a $key rate=1r/s",
+    "a $key rate=5r/h", "a $key rate=1000000r/d burst=0",
+    "a $key quota=1 window=1s", "a $key quota=1000000 window=31d",
+    'a-b' =~ s/-/_/r . ' key=$umami_website$arg_x quota=5 window=1h',
+    'x' x 32 . " $key rate=1r/s")
+{
+    good(http => "umami_limit_rule $text;");
+}
+
+for (["a $key", 'the rule "a" in "umami_limit_rule" has neither "rate=" nor '
+        . '"quota="'],
+    ['a rate=1r/s burst=5', 'has no "key=", for example "key=$umami_client"'],
+    ["a $key rate=1r/s quota=5 window=1h", 'has both "rate=" and "quota="...'
+        . 'write two rules'],
+    ["a $key burst=5", 'has "burst=" without "rate="'],
+    ["a $key quota=5", 'needs "quota=" and "window=" together'],
+    ["a $key window=1h", 'needs "quota=" and "window=" together'],
+    ["a $key quota=0 window=1h", 'quota...0...would refuse every request'],
+    ["a $key rate=1r/s nodelay", '"nodelay" in "umami_limit_rule"..."key=", '
+        . 'and "rate=" with "burst=" or "quota=" with "window="'],
+    ["A $key rate=1r/s", '"A"...1 to 32 lower case letters, digits and "_"'],
+    ["'' $key rate=1r/s", '""...1 to 32 lower case letters'],
+    ['x' x 33 . " $key rate=1r/s", '"xxx...1 to 32 lower case letters'],
+    ["a key=\$nothing rate=1r/s", 'unknown "nothing" variable'],
+    (map { ["a $key rate=$_", "\"rate=$_\" in \"umami_limit_rule\"...write it "
+        . 'as "rate=10r/s" or "rate=60r/m"'] }
+        '', qw{ 1 0r/s r/s 1000001r/s 1r/w -1r/s 1.5r/s }),
+    (map { ["a $key rate=1r/s burst=$_", "\"burst=$_\" in "
+        . '"umami_limit_rule"...a number'] } '', qw/ x -1 1000000001 /),
+    (map { ["a $key quota=5 window=$_", "\"window=$_\" in "
+        . '"umami_limit_rule"...a time from 1s to 31d'] } qw/ 0 x 32d /))
+{
+    my ($text, $why) = @$_;
+    bad(http => "umami_limit_rule $text;", $why);
+}
+
+bad(http => "umami_limit_rule a $key rate=1r/s;" x 2,
+    'the rule "a" is defined twice');
+
+good(location => "umami_limit base$_;") for '', ' dry_run';
+bad(location => 'umami_limit base dry;', 'unknown "dry" in "umami_limit", '
+    . 'after the rule\'s name it takes "dry_run"');
+bad(location => 'umami_limit base; umami_limit base dry_run;',
+    '"umami_limit" directive is duplicate');
+bad(location => 'umami_limit nobody;', '"umami_limit nobody" in the location '
+    . '"/api/send" names no "umami_limit_rule"');
+
+# umami_script
+
+good(location => "umami_script$_;", '= /script.js')
+    for '', ' source=/script.js', '; proxy_pass http://umami';
+good(location => 'umami_script source=/script.js;', '~ \.js$');
+
+bad(location => 'umami_script;', '"umami_script" directive needs "source=" in '
+    . 'a location that is no path, as in "source=/script.js"', '~ \.js$');
+bad(location => "umami_script $_;", "unknown \"$_\" in \"umami_script\", it "
+    . 'takes "source=" with a path, as in "source=/script.js"')
+    for qw{ /script.js source= source=script.js file=/script.js };
+bad(location => 'umami_script; umami_script;',
+    '"umami_script" directive is duplicate');
+bad(location => 'umami_script source=/' . 'x' x 100 . ';', 'no room for the '
+    . 'counter "...": a name has at most 103 bytes');
+
+refused(conf(location => 'umami_script;', '= /script.js')
+    =~ s/umami_upstream.*//r, '"umami_script" in the location "/script.js" '
+    . 'needs "umami_upstream", where the script is fetched',
+    'umami_script without umami_upstream');
+
+# umami_heartbeat, umami_metrics
+
+good(location => "umami_heartbeat$_;") for '', map { " fail_after=$_" }
+    qw/ 120s 2m 0 1h30m /;
+bad(location => "umami_heartbeat $_;", "invalid \"$_\" in \"umami_heartbeat\", "
+    . 'it takes "fail_after=" with a time, as in "fail_after=120s"')
+    for qw/ 120s fail_after= fail_after=x deep f /;
+bad(location => 'umami_heartbeat; umami_heartbeat;',
+    '"umami_heartbeat" directive is duplicate');
+
+good(location => 'umami_metrics;');
+bad(location => 'umami_metrics on;', 'invalid number of arguments');
+bad(location => 'umami_metrics; umami_metrics;',
+    '"umami_metrics" directive is duplicate');
+
+# each directive stands where it means something, with its arguments
+
+my %levels = (
+    'umami_zone 16m' => [qw/ http /],
+    'umami_upstream http://127.0.0.1:2' => [qw/ http /],
+    'umami_redis redis://127.0.0.1' => [qw/ http /],
+    'umami_postgres postgresql://u@127.0.0.1/d' => [qw/ http /],
+    'umami_secret 0123456789abcdef' => [qw/ http /],
+    'umami_limit_rule a key=x rate=1r/s' => [qw/ http /],
+    'umami_client peer' => [qw/ http server location /],
+    'umami_cors any' => [qw/ http server location /],
+    'umami_limit base' => [qw/ location /],
+    'umami_beacon' => [qw/ location /],
+    'umami_script source=/s.js' => [qw/ location /],
+    'umami_heartbeat' => [qw/ location /],
+    'umami_metrics' => [qw/ location /],
+);
+
+for my $text (sort keys %levels) {
+    my ($name) = $text =~ /^(\w+)/;
+
+    for my $level (sort keys %at) {
+        next if grep { $_ eq $level } @{$levels{$text}};
+        bad($level => "$text;", "\"$name\" directive is not allowed here");
+    }
+
+    next if $name =~ /beacon|script|heartbeat|metrics/;
+    my $arguments = "invalid number of arguments in \"$name\" directive";
+    bad($levels{$text}[0] => "$name;", $arguments);
+    bad($levels{$text}[0] => "$text a b;", $arguments)
+        if $name !~ /client|cors|rule/;
+}
+
+# values from the environment
+
+for (['umami_upstream', 'http://127.0.0.1:2'],
+    ['umami_redis', 'redis://127.0.0.1'],
+    ['umami_postgres', 'postgresql://u@127.0.0.1/d'],
+    ['umami_secret', '0123456789abcdef'],
+    ['umami_client', 'an-edge-secret-of-some-length', 'cloudfront secret='])
+{
+    my ($name, $value, $before) = (@$_, '');
+    my $text = "$name ${before}env:CONF_T_VALUE;";
+
+    local %ENV = %ENV;
+    bad(http => $text, 'the environment variable "CONF_T_VALUE" is not set, '
+        . "\"$name\" needs it");
+    $ENV{CONF_T_VALUE} = '';
+    bad(http => $text, 'the environment variable "CONF_T_VALUE" is empty, '
+        . "\"$name\" needs it");
+    $ENV{CONF_T_VALUE} = $value;
+    good(http => $text);
+    bad(http => "$name ${before}env:;",
+        'the environment variable "" is not set');
+}
+
+{
+    local $ENV{CONF_T_VALUE} = 'postgresql://u:pass-word@127.0.0.1/d?bad=1';
+    my $err = bad(http => 'umami_postgres env:CONF_T_VALUE;',
+        'has the unknown parameter "bad"');
+    unlike($err, qr/pass-word/, 'no password of the environment is told');
+
+    $ENV{CONF_T_VALUE} = 'short-one';
+    $err = bad(http => 'umami_secret env:CONF_T_VALUE;', 'is too short');
+    unlike($err, qr/short-one/, 'no secret of the environment is told');
+}
+
+# The configuration of the README and of conf/nginx.conf, with the ports of the
+# test in place of theirs.
+
+my $umami = Test::Umami::Upstream->new($t);
+my $redis = Test::Umami::Redis->fake($t, password => 'redis-pass-word');
+
+my %secret = (
+    REDIS_URL => $redis->url(),
+    DATABASE_URL => 'postgresql://u:pg-pass-word@127.0.0.1:'
+        . $t->port(9) . '/umami?schema=public&connection_limit=5',
+    HASH_SALT => 'a-salt-of-some-length',
+    ORIGIN_VERIFY => 'an-edge-secret-of-some-length',
+);
+
+my $told = qr/pass-word|a-salt|an-edge|127\.0\.0\.1:\d+\/umami/;
+
+my $design = <<'CONF';
+load_module modules/ngx_umami_module.so;
+
+http {
+    resolver         169.254.169.253 valid=10s;
+
+    umami_zone       16m;                       # all shared state
+    umami_upstream   http://127.0.0.1:3000;     # where the module itself asks Umami
+    umami_redis      env:REDIS_URL;             # redis:// rediss:// unix:   absent: counters live in umami_zone
+    umami_postgres   env:DATABASE_URL;          # absent: no database check, no website list
+    umami_secret     env:HASH_SALT;             # keys the hash of client addresses
+
+    umami_client     cloudfront secret=env:ORIGIN_VERIFY;   # or: forwarded trusted=CIDR,...  |  header NAME  |  peer
+
+    umami_limit_rule visitor  key=$umami_client   rate=60r/m  burst=30;
+    umami_limit_rule website  key=$umami_website  quota=1000000 window=1h;
+
+    upstream umami { server 127.0.0.1:3000; keepalive 32; keepalive_timeout 4s; }   # Umami closes idle links after 5 s
+
+    proxy_http_version 1.1;
+    proxy_set_header   Connection "";
+    proxy_set_header   Host $host;
+
+    server {
+        listen 8080 reuseport;
+        umami_cors any;                          # for errors that precede the choice of a location
+
+        location = /script.js { umami_script; }
+
+        location = /api/send {
+            umami_cors    https://example.com https://*.example.com;
+            umami_beacon  max_size=64k;
+            umami_limit   visitor;
+            umami_limit   website dry_run;
+            proxy_pass    http://umami;
+        }
+
+        location = /api/batch  { umami_beacon batch max_items=100; umami_limit visitor; proxy_pass http://umami; }
+        location = /api/record { umami_beacon record max_size=2m;  umami_limit visitor; proxy_pass http://umami; }
+        location ~ ^/[pq]/     { umami_beacon pixel;               umami_limit visitor; proxy_pass http://umami; }
+
+        location = /api/heartbeat { umami_heartbeat; }
+        location = /metrics       { allow 127.0.0.1; deny all; umami_metrics; }
+        location /                { proxy_pass http://umami; }     # the dashboard
+    }
+}
+CONF
+
+# modules/ is below the prefix, which is the directory of the test
+
+my $module = $ENV{TEST_UMAMI_MODULE}
+    // "$FindBin::Bin/../build/ngx_umami_module.so";
+
+if ($module) {
+    my $dir = $t->testdir() . '/modules';
+    mkdir $dir;
+    symlink(Cwd::abs_path($module), "$dir/ngx_umami_module.so")
+        or die "symlink: $!\n";
+}
+
+# What belongs to the machine makes way for what belongs to the test.
+
+sub replace {
+    my ($text, @pairs) = @_;
+
+    while (my ($from, $to) = splice @pairs, 0, 2) {
+        $text =~ s/$from/$to/g or die "no $from in the configuration\n";
+    }
+
+    return $text;
+}
+
+sub local_conf {
+    my ($text) = @_;
+    $text =~ s/^load_module .*//m if !$module;
+    return replace($text, qr/listen 8080/ => 'listen 127.0.0.1:%%PORT_0%%',
+        qr/^http \{/m => "http {\n%%TEST_GLOBALS_HTTP%%");
+}
+
+my $production = $t->read_file("$FindBin::Bin/../conf/nginx.conf");
+my $pid = 'pid %%TESTDIR%%/check.pid;';
+
+my @files = (
+    ['the language', local_conf("$design\n$pid events { }\n")],
+    ['conf/nginx.conf', local_conf(replace($production, qr/^pid .*/m, $pid))],
+);
+
+for (@files) {
+    my ($name, $text) = @$_;
+    local %ENV = (%ENV, %secret);
+
+    my ($ok, $err) = $t->check_conf($text);
+    ok($ok, "accepted: $name") or diag($err);
+    unlike($err, qr/\[(?:warn|error)\]/, "$name, without a warning");
+    unlike($err, $told, "$name, nothing is told");
+
+    my ($rc, $out) = Test::Umami::capture($t->command('check.conf', 'stderr',
+        '-T'));
+    like($out, qr/umami_secret +env:HASH_SALT/, "nginx -T of $name");
+    unlike($out, $told, "nginx -T of $name tells nothing");
+
+    for my $missing (sort keys %secret) {
+        local %ENV = %ENV;
+        delete $ENV{$missing};
+        ($ok, $err) = $t->check_conf($text);
+        ok(!$ok, "$name without $missing is refused");
+        like($err, qr/variable "$missing" is not set/, "$missing is named");
+    }
+}
+
+# each line of the language is in the production file, in this order
+
+{
+    my @lines = map { split ' ', $_ =~ s/ *#.*//r } $production =~ /^(.*)$/mg;
+    my $at = 0;
+
+    for my $word (map { split ' ', $_ =~ s/ *#.*//r } $design =~ /^(.*)$/mg) {
+        next if $word eq '127.0.0.1:%%PORT_0%%';
+        $at++ while $at < @lines && $lines[$at] ne $word;
+        last if $at++ == @lines;
+    }
+
+    ok($at <= @lines, 'conf/nginx.conf speaks the language');
+}
+
+# the production file does what it says
+
+%ENV = (%ENV, %secret);
+
+$t->write_file_expand('nginx.conf', replace(local_conf($production),
+    qr/^load_module .*|^error_log .*|^ *access_log .*/m => '',
+    qr/^pid .*/m => '%%TEST_GLOBALS%%', qr/127\.0\.0\.1:3000/
+    => $umami->address()) =~ s/worker_processes +auto/worker_processes 2/r);
+
+$t->run();
+
+my $beacon = '{"type":"event","payload":{"website":'
+    . '"b59e9c65-ae32-47f1-8400-119fcf4861c4","url":"/"}}';
+my @origin = (Origin => 'https://shop.example.com');
+my @edge = ('X-Origin-Verify' => $secret{ORIGIN_VERIFY},
+    'CloudFront-Viewer-Address' => '203.0.113.7:4711');
+
+ok($t->wait_for(sub { response(http_get('/script.js'))->{status} == 200 }),
+    'script');
+
+my $r = response(http_post('/api/send', $beacon, @origin, @edge));
+is($r->{status}, 200, 'beacon');
+like($r->{body}, qr/"sessionId"/, 'beacon, what Umami answers');
+is(header($r, 'Access-Control-Allow-Origin'), $origin[1], 'beacon, CORS');
+is(header($umami->last_request('/api/send'), 'X-Forwarded-For'), '203.0.113.7',
+    'beacon, the address is told by CloudFront');
+
+$r = response(http_request('OPTIONS', '/api/send', undef, @origin,
+    'Access-Control-Request-Method' => 'POST'));
+is($r->{status}, 204, 'preflight');
+is(response(http_post('/api/send', $beacon, Origin => 'https://evil.example'))
+    ->{status}, 403, 'beacon of a foreign page');
+is(response(http_get('/p/abc'))->{status}, 200, 'pixel');
+is(response(http_post('/api/batch', "[$beacon]"))->{status}, 200, 'batch');
+like(response(http_get('/login'))->{body}, qr/<form/, 'dashboard');
+
+my $answers = join '', map { http_get($_) } qw{ /metrics /api/heartbeat
+    /api/heartbeat?deep /script.js /api/send };
+like($answers, qr/umami_refused_total.*"ok":true.*"ok":false/s, 'what is told');
+unlike($answers, $told, 'nothing secret is told');
+
+# a value outlives a reload, and stays out of the log
+
+{
+    my @names = sort keys %secret;
+    ok($t->reload(wait => 1), 'reload');
+
+    http_post('/api/send', $beacon, @origin, @edge);
+    is(header($umami->last_request('/api/send'), 'X-Forwarded-For'),
+        '203.0.113.7', 'the secret is known after a reload');
+
+    ok($t->waitforlog(qr/heartbeat: postgres fails/), 'postgres is missed');
+    unlike($t->error_log() . $t->read_file('stderr'), $told,
+        'nothing secret in the log');
+}
+
+# and a binary upgrade, which leaves a process only what "env" names
+
+{
+    my $u = Test::Umami->new(daemon => 1);
+    $u->write_file_expand('nginx.conf', <<'CONF');
+%%TEST_GLOBALS%%
+
+events {
+}
+
+http {
+    %%TEST_GLOBALS_HTTP%%
+
+    umami_client  cloudfront secret=env:ORIGIN_VERIFY;
+
+    server {
+        listen 127.0.0.1:%%PORT_0%%;
+
+        location / {
+            return 200 "$umami_client\n";
+        }
+    }
+}
+CONF
+    $u->run();
+    my $who = sub { response($u->http_get('/', @edge))->{body} };
+    is($who->(), "203.0.113.7\n", 'the secret is known');
+
+    my $old = $u->master_pid();
+    $u->signal('USR2');
+    ok($u->wait_for(sub { $u->master_pid() && $u->master_pid() != $old
+        && $u->worker_pids() == 2 }, 15, 'the new binary'), 'upgrade')
+        or diag($u->error_log());
+    $u->signal('QUIT', $old);
+    ok($u->wait_for(sub { $u->worker_pids() == 1 }, 15, 'the old master'),
+        'the old one leaves');
+    is($who->(), "203.0.113.7\n", 'the secret is known after an upgrade');
+
+    ok($u->reload(wait => 1), 'reload after the upgrade');
+    is($who->(), "203.0.113.7\n", 'and after a reload of the new one');
+}
+
+$t->done_testing();
