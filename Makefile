@@ -16,16 +16,16 @@ build: ## build build/ngx_umami_module.so for the installed nginx
 	@t/tools/build dynamic build
 
 run: ## the gateway before a real Umami, with a demo shop to visit
-	@t/tools/need build umami
+	@t/tools/need build umami-run
 	@t/tools/build dynamic build
 	@t/umami/run
 
 test: ## build, then run every test and check, with sanitizers too
-	@t/tools/need build test umami asan check fuzz
+	@t/tools/need build test umami-test asan check fuzz
 	@t/tools/test
 
 test-asan: ## the tests against nginx with the module linked in, under ASan and UBSan
-	@t/tools/need build test umami asan
+	@t/tools/need build test umami-test asan
 	@t/tools/build asan build/asan
 	@TEST_NGINX_BINARY=$(CURDIR)/build/asan/nginx TEST_UMAMI_MODULE= \
 	    TEST_NGINX_SLOW=4 $(PROVE) t/

@@ -69,6 +69,7 @@ typedef struct {
 #define NGX_HTTP_UMAMI_LIMIT    0x0010
 #define NGX_HTTP_UMAMI_FORWARD  0x0020
 
+
 typedef struct {
     ngx_uint_t                  steps;
 

@@ -10,8 +10,12 @@
 #include "ngx_http_umami.h"
 
 
+#define NGX_HTTP_UMAMI_ANSWER_REASONS                                        \
+    (NGX_HTTP_UMAMI_BODY_REASONS + NGX_UMAMI_BODY_REASONS)
+
+
 typedef struct {
-    ngx_uint_t   counters;       /* the first of the reasons' */
+    ngx_uint_t   counters[NGX_HTTP_UMAMI_ANSWER_REASONS];
 } ngx_http_umami_answer_main_conf_t;
 
 
@@ -154,7 +158,7 @@ ngx_http_umami_refuse(ngx_http_request_t *r, ngx_http_umami_ctx_t *ctx,
     umcf = ngx_http_get_module_main_conf(r, ngx_umami_module);
     uamcf = ngx_http_get_module_main_conf(r, ngx_http_umami_answer_module);
 
-    ngx_umami_stats_add(umcf->stats, uamcf->counters + reason, 1);
+    ngx_umami_stats_add(umcf->stats, uamcf->counters[reason], 1);
 
     ctx->reason = reason;
     ctx->keepalive = r->keepalive ? 1 : 0;
@@ -176,7 +180,8 @@ ngx_http_umami_answer_header_filter(ngx_http_request_t *r)
         return ngx_http_next_header_filter(r);
     }
 
-    if (r->headers_out.status >= NGX_HTTP_BAD_REQUEST && ulcf->json
+    if (r->headers_out.status >= NGX_HTTP_BAD_REQUEST
+        && (ulcf->json || (ctx && ctx->reason))
         && (r->err_status || (r->upstream && r->headers_out.status >= 500))
         && ngx_http_umami_answer_error(r, ctx) != NGX_OK)
     {
@@ -412,10 +417,16 @@ ngx_http_umami_answer_add_counters(ngx_conf_t *cf)
     uamcf = ngx_http_conf_get_module_main_conf(cf,
                                                ngx_http_umami_answer_module);
 
-    for (i = 0;
-         i < NGX_HTTP_UMAMI_BODY_REASONS + NGX_UMAMI_BODY_REASONS;
-         i++)
-    {
+    for (i = 0; i < NGX_HTTP_UMAMI_ANSWER_REASONS; i++) {
+
+        /* neither is a reason to refuse */
+
+        if (i == NGX_HTTP_UMAMI_NO_REASON
+            || i == NGX_HTTP_UMAMI_BODY_REASONS + NGX_UMAMI_BODY_OK)
+        {
+            continue;
+        }
+
         ngx_http_umami_answer_text(i, 0, &text);
 
         p = ngx_pnalloc(cf->pool, sizeof("reason=\"\"") + text.code.len);
@@ -432,9 +443,7 @@ ngx_http_umami_answer_add_counters(ngx_conf_t *cf)
             return NGX_ERROR;
         }
 
-        if (i == 0) {
-            uamcf->counters = n;
-        }
+        uamcf->counters[i] = n;
     }
 
     return NGX_OK;

@@ -479,6 +479,12 @@ ngx_http_umami_beacon_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
         return NGX_CONF_ERROR;
     }
 
+    /* nginx would repeat a GET, which here stores an event as a POST does */
+
+    if (conf->kind == NGX_HTTP_UMAMI_BEACON_PIXEL) {
+        ucf->next_upstream = NGX_CONF_BITMASK_SET|NGX_HTTP_UPSTREAM_FT_OFF;
+    }
+
     return NGX_CONF_OK;
 }
 

@@ -70,7 +70,7 @@ static ngx_str_t  ngx_http_umami_cors_preflight_headers[] = {
 
 static ngx_str_t  ngx_http_umami_cors_actual_headers[] = {
     ngx_string("Access-Control-Expose-Headers"),
-        ngx_string("Retry-After, RateLimit, RateLimit-Policy, X-Umami-Reason"),
+        ngx_string("Retry-After, X-Umami-Reason"),
     ngx_null_string
 };
 

@@ -283,9 +283,9 @@ static ngx_int_t
 ngx_http_umami_forward_client(ngx_http_request_t *r, ngx_http_umami_ctx_t *ctx,
     ngx_uint_t hash)
 {
-    ngx_table_elt_t  *h;
+    ngx_table_elt_t   *h;
 #if !(NGX_HTTP_UMAMI_LINKED_HEADERS)
-    ngx_table_elt_t **ph;
+    ngx_table_elt_t  **ph;
 #endif
 
 #if (NGX_HTTP_X_FORWARDED_FOR)

@@ -56,20 +56,26 @@ static ngx_int_t ngx_http_umami_heartbeat_init_worker(ngx_cycle_t *cycle);
 
 /* draft-inadarei-api-health-check-06 */
 
+
 static ngx_str_t  ngx_http_umami_heartbeat_type =
     ngx_string("application/health+json");
+
 
 static ngx_str_t  ngx_http_umami_heartbeat_statuses[] = {
     ngx_string("pass"), ngx_string("warn"), ngx_string("fail")
 };
 
+
 static ngx_str_t  ngx_http_umami_heartbeat_states[] = {
     ngx_string("unknown"), ngx_string("pass"), ngx_string("fail")
 };
 
+
 static ngx_str_t  ngx_http_umami_heartbeat_unit = ngx_string("ms");
 static ngx_str_t  ngx_http_umami_heartbeat_deep = ngx_string("deep");
 static ngx_str_t  ngx_http_umami_heartbeat_allow = ngx_string("GET, HEAD");
+
+
 static ngx_str_t  ngx_http_umami_heartbeat_cache[] = {
     ngx_string("Cache-Control"), ngx_string("no-store")
 };
@@ -340,7 +346,10 @@ ngx_http_umami_heartbeat_merge_loc_conf(ngx_conf_t *cf, void *parent,
         ulcf = ngx_http_conf_get_module_loc_conf(cf,
                                                ngx_http_umami_request_module);
         ulcf->json = 1;
-        ulcf->steps &= ~NGX_HTTP_UMAMI_FORWARD;
+
+        /* the load balancer asks past the edge */
+
+        ulcf->steps &= ~(NGX_HTTP_UMAMI_CLIENT|NGX_HTTP_UMAMI_FORWARD);
     }
 
     return NGX_CONF_OK;

@@ -21,7 +21,7 @@
 
 typedef struct {
     ngx_str_t                      name;
-    ngx_http_umami_rule_t   *rule;      /* found when merging */
+    ngx_http_umami_rule_t         *rule;      /* found when merging */
     ngx_uint_t                     dry_run;
 } ngx_http_umami_limit_t;
 
@@ -207,6 +207,11 @@ ngx_http_umami_limit_collect(ngx_http_request_t *r,
 
     lctx->limits = (ngx_http_umami_limit_t **) (lctx->asks + limits->nelts);
 
+    /*
+     * A batch costs as many requests as it has items, but at most the whole of
+     * a bucket: it waits for a full one, and is not refused for ever.
+     */
+
     cost = lctx->ctx->body ? ngx_max(lctx->ctx->body->items, 1) : 1;
 
     limit = limits->elts;
@@ -235,7 +240,7 @@ ngx_http_umami_limit_collect(ngx_http_request_t *r,
 
         ngx_memcpy(ask->key, digest, NGX_UMAMI_LOCAL_KEY);
         ask->rule = &limit[i].rule->counter;
-        ask->cost = cost;
+        ask->cost = ngx_min(cost, limit[i].rule->counter.limit);
         ask->dry_run = limit[i].dry_run;
 
         lctx->limits[lctx->n++] = &limit[i];
@@ -253,19 +258,19 @@ ngx_http_umami_limit_redis(ngx_http_request_t *r,
     size_t                             len;
     ngx_str_t                         *args, *arg, *key;
     ngx_uint_t                         i, j;
+    ngx_http_umami_rule_t             *lr;
     ngx_umami_redis_reason_e           reason;
     ngx_http_umami_main_conf_t        *umcf;
-    ngx_http_umami_rule_t       *lr;
     ngx_http_umami_limit_main_conf_t  *ulmcf;
 
     umcf = ngx_http_get_module_main_conf(r, ngx_umami_module);
     ulmcf = ngx_http_get_module_main_conf(r, ngx_http_umami_limit_module);
 
-    len = lctx->n * (1 + NGX_HTTP_UMAMI_LIMIT_ARGS) * sizeof(ngx_str_t)
-          + NGX_INT64_LEN;
+    len = lctx->n * ((1 + NGX_HTTP_UMAMI_LIMIT_ARGS) * sizeof(ngx_str_t)
+                     + NGX_HTTP_UMAMI_LIMIT_HEX + NGX_INT64_LEN);
 
     for (i = 0; i < lctx->n; i++) {
-        len += lctx->limits[i]->rule->prefix.len + NGX_HTTP_UMAMI_LIMIT_HEX;
+        len += lctx->limits[i]->rule->prefix.len;
     }
 
     args = ngx_palloc(r->pool, len);
@@ -278,12 +283,6 @@ ngx_http_umami_limit_redis(ngx_http_request_t *r,
     arg = args + lctx->n;
     p = (u_char *) (arg + lctx->n * NGX_HTTP_UMAMI_LIMIT_ARGS);
 
-    /* the cost is the same for all */
-
-    arg->data = p;
-    p = ngx_sprintf(p, "%uL", lctx->asks[0].cost);
-    arg->len = p - arg->data;
-
     for (i = 0; i < lctx->n; i++) {
 
         lr = lctx->limits[i]->rule;
@@ -294,7 +293,9 @@ ngx_http_umami_limit_redis(ngx_http_request_t *r,
         key->len = p - key->data;
         key++;
 
-        *arg = args[lctx->n];
+        arg->data = p;
+        p = ngx_sprintf(p, "%uL", lctx->asks[i].cost);
+        arg->len = p - arg->data;
         arg++;
 
         for (j = 0; j < 4; j++) {

@@ -219,11 +219,13 @@ ngx_http_umami_metrics_merge_loc_conf(ngx_conf_t *cf, void *parent,
 
     ngx_http_umami_loc_conf_t  *ulcf;
 
+    /* no steps, and no page of another origin reads it */
+
     if (conf->enabled) {
         ulcf = ngx_http_conf_get_module_loc_conf(cf,
                                                ngx_http_umami_request_module);
         ulcf->json = 1;
-        ulcf->steps &= ~NGX_HTTP_UMAMI_FORWARD;
+        ulcf->steps = 0;
     }
 
     return NGX_CONF_OK;

@@ -52,6 +52,7 @@ static ngx_int_t ngx_http_umami_script_init_worker(ngx_cycle_t *cycle);
 static ngx_str_t  ngx_umami_script_type =
     ngx_string("application/javascript; charset=utf-8");
 
+
 static ngx_str_t  ngx_http_umami_script_fixed_headers[] = {
     ngx_string("Cache-Control"),
         ngx_string("public, max-age=3600, stale-while-revalidate=86400, "
@@ -62,9 +63,11 @@ static ngx_str_t  ngx_http_umami_script_fixed_headers[] = {
     ngx_null_string
 };
 
+
 static ngx_str_t  ngx_http_umami_script_allow_origin[] = {
     ngx_string("Access-Control-Allow-Origin"), ngx_string("*")
 };
+
 
 static ngx_str_t  ngx_http_umami_script_allow = ngx_string("GET, HEAD");
 
@@ -122,8 +125,8 @@ ngx_http_umami_script_handler(ngx_http_request_t *r)
     ngx_chain_t                        out;
     ngx_pool_cleanup_t                *cln;
     ngx_umami_store_copy_t            *copy;
+    ngx_umami_script_head_t           *head;
     ngx_http_umami_main_conf_t        *umcf;
-    ngx_umami_script_head_t      *head;
     ngx_http_umami_script_loc_conf_t  *uslcf;
 
     uslcf = ngx_http_get_module_loc_conf(r, ngx_http_umami_script_module);

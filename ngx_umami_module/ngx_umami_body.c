@@ -444,6 +444,7 @@ ngx_umami_body_member(ngx_umami_body_ctx_t *ctx, ngx_uint_t i,
     ctx->item.present |= (uint32_t) 1 << i;
 
     if (value->kind == NGX_UMAMI_SCAN_STRING
+        && value->end - value->start > field->limit
         && (field->limited & ctx->versions)
         && (ctx->body->flags & NGX_UMAMI_BODY_TRIM))
     {
@@ -585,6 +586,7 @@ static ngx_uint_t
 ngx_umami_body_verdict(ngx_umami_body_ctx_t *ctx, ngx_uint_t version,
     u_char **at)
 {
+    uint32_t                  rest;
     ngx_uint_t                i, fault, reason;
     ngx_umami_body_item_t    *item;
     ngx_umami_scan_value_t   *value;
@@ -615,11 +617,16 @@ ngx_umami_body_verdict(ngx_umami_body_ctx_t *ctx, ngx_uint_t version,
         return NGX_UMAMI_BODY_PAYLOAD;
     }
 
-    for (i = 0; i < NGX_UMAMI_FIELDS; i++) {
+    for (i = 0, rest = item->present; rest; i++, rest >>= 1) {
+
+        if (!(rest & 1)) {
+            continue;
+        }
+
         field = &ngx_umami_fields[i];
         value = &item->values[i];
 
-        if (!((item->present >> i) & 1) || !(field->known & version)
+        if (!(field->known & version)
             || (fault != NGX_UMAMI_BODY_OK && value->start > *at))
         {
             continue;

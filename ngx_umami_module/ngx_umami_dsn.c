@@ -35,6 +35,7 @@ typedef struct {
     ngx_str_t   sslpassword;
     ngx_str_t   sslrootcert;
     ngx_str_t   sslcrl;
+    ngx_str_t   sslsni;
 } ngx_umami_dsn_args_t;
 
 
@@ -95,6 +96,7 @@ static ngx_umami_dsn_param_t  ngx_umami_dsn_params[] = {
     { ngx_umami_dsn_keep(sslpassword) },
     { ngx_umami_dsn_keep(sslrootcert) },
     { ngx_umami_dsn_keep(sslcrl) },
+    { ngx_umami_dsn_keep(sslsni) },
 
     /* libpq */
 
@@ -112,7 +114,6 @@ static ngx_umami_dsn_param_t  ngx_umami_dsn_params[] = {
     { "ssl_min_protocol_version", NGX_UMAMI_DSN_PASS, 0 },
     { "sslcompression", NGX_UMAMI_DSN_PASS, 0 },
     { "sslnegotiation", NGX_UMAMI_DSN_PASS, 0 },
-    { "sslsni", NGX_UMAMI_DSN_PASS, 0 },
     { "target_session_attrs", NGX_UMAMI_DSN_PASS, 0 },
     { "tcp_user_timeout", NGX_UMAMI_DSN_PASS, 0 },
 
@@ -340,8 +341,7 @@ ngx_umami_dsn_where(ngx_pool_t *pool, ngx_umami_dsn_t *dsn,
         return "has no host";
     }
 
-    if (ngx_strlchr(args->host.data, args->host.data + args->host.len, ','))
-    {
+    if (ngx_strchr(args->host.data, ',')) {
         return "names several hosts, and only one is supported";
     }
 
@@ -356,7 +356,6 @@ ngx_umami_dsn_where(ngx_pool_t *pool, ngx_umami_dsn_t *dsn,
     dsn->hostaddr = args->hostaddr;
     dsn->local = (dsn->host.data[0] == '/');
 
-    ngx_umami_dsn_set(dsn, "host", dsn->host.data);
     ngx_umami_dsn_set(dsn, "port", p);
 
     return NULL;
@@ -521,7 +520,19 @@ ngx_umami_dsn_ssl(ngx_conf_t *cf, ngx_umami_dsn_t *dsn,
         }
     }
 
+    /*
+     * A server that asks for Kerberos makes GSSAPI look the host's name up, and
+     * wait for it: an address is all that libpq gets to know where that does.
+     */
+
+    if (dsn->local || ngx_umami_dsn_is(&args->sslmode, "verify-full")
+        || ngx_umami_dsn_is(&args->sslsni, "1"))
+    {
+        ngx_umami_dsn_set(dsn, "host", dsn->host.data);
+    }
+
     ngx_umami_dsn_set(dsn, "sslmode", args->sslmode.data);
+    ngx_umami_dsn_set(dsn, "sslsni", args->sslsni.data);
     ngx_umami_dsn_set(dsn, "sslpassword", args->sslpassword.data);
 
     err = ngx_umami_dsn_file(cf, dsn, "sslrootcert", &args->sslrootcert);

@@ -30,7 +30,7 @@ typedef struct {
 
     /*
      * Ends with NULL.  The first keyword is "hostaddr", and its value is for
-     * the client to set; "host" serves the certificate's verification only.
+     * the client to set, unless this is a UNIX-domain socket.
      */
 
     const char   **keywords;

@@ -51,7 +51,7 @@ struct ngx_umami_fetch_s {
 
     ngx_str_t                   uri;
     ngx_buf_t                  *request;
-    ngx_buf_t                  *input;
+    u_char                     *input;
     ngx_str_t                   body;
     ngx_umami_response_t        response;
     ngx_str_t                   error;
@@ -69,18 +69,18 @@ static void ngx_umami_fetch_event_handler(ngx_event_t *ev);
 static void ngx_umami_fetch_start(ngx_umami_fetch_t *fetch);
 static void ngx_umami_fetch_resolved(void *data, ngx_int_t rc);
 static void ngx_umami_fetch_connect(ngx_umami_fetch_t *fetch);
-static void ngx_umami_fetch_next(ngx_umami_fetch_t *fetch);
+static void ngx_umami_fetch_next(ngx_umami_fetch_t *fetch, ngx_err_t err);
 static void ngx_umami_fetch_connected(ngx_umami_fetch_t *fetch);
 static void ngx_umami_fetch_handshake(ngx_umami_fetch_t *fetch);
 static void ngx_umami_fetch_handshake_handler(ngx_connection_t *c);
 static char *ngx_umami_fetch_tls_error(ngx_connection_t *c);
-static void ngx_umami_fetch_write_handler(ngx_event_t *wev);
-static void ngx_umami_fetch_read_handler(ngx_event_t *rev);
+static void ngx_umami_fetch_io_handler(ngx_event_t *ev);
 static void ngx_umami_fetch_send(ngx_umami_fetch_t *fetch);
 static void ngx_umami_fetch_receive(ngx_umami_fetch_t *fetch);
-static ngx_int_t ngx_umami_fetch_parse(ngx_umami_fetch_t *fetch);
-static void ngx_umami_fetch_error(ngx_umami_fetch_t *fetch, ngx_err_t err,
-    char *text);
+static ngx_int_t ngx_umami_fetch_parse(ngx_umami_fetch_t *fetch, u_char *p,
+    u_char *last);
+static void ngx_umami_fetch_fail(ngx_umami_fetch_t *fetch,
+    ngx_umami_fetch_reason_e reason, ngx_err_t err, char *text);
 static void ngx_umami_fetch_done(ngx_umami_fetch_t *fetch,
     ngx_umami_fetch_reason_e reason);
 static void ngx_umami_fetch_detach(ngx_umami_fetch_t *fetch);
@@ -217,11 +217,12 @@ static ngx_int_t
 ngx_umami_fetch_prepare(ngx_umami_fetch_t *fetch,
     ngx_umami_fetch_request_t *request)
 {
-    u_char      *buffer;
-    ngx_uint_t   head;
+    ngx_uint_t           head;
+    ngx_umami_target_t  *target;
 
-    fetch->request = ngx_umami_target_request(fetch->pool,
-                                              &fetch->origin->target,
+    target = &fetch->origin->target;
+
+    fetch->request = ngx_umami_target_request(fetch->pool, target,
                                               &request->method, &request->uri,
                                               &request->headers,
                                               &request->body);
@@ -229,27 +230,21 @@ ngx_umami_fetch_prepare(ngx_umami_fetch_t *fetch,
         return NGX_ERROR;
     }
 
-    fetch->uri.data = ngx_pstrdup(fetch->pool, &request->uri);
-    if (fetch->uri.data == NULL) {
-        return NGX_ERROR;
-    }
+    fetch->uri.data = fetch->request->pos + request->method.len + 1;
+    fetch->uri.len = target->path.len + request->uri.len;
 
-    fetch->uri.len = request->uri.len;
-
-    fetch->input = ngx_create_temp_buf(fetch->pool, NGX_UMAMI_FETCH_BUFFER);
+    fetch->input = ngx_pnalloc(fetch->pool, NGX_UMAMI_FETCH_BUFFER
+                                            + NGX_UMAMI_RESPONSE_HEADER);
     if (fetch->input == NULL) {
-        return NGX_ERROR;
-    }
-
-    buffer = ngx_pnalloc(fetch->pool, NGX_UMAMI_RESPONSE_HEADER);
-    if (buffer == NULL) {
         return NGX_ERROR;
     }
 
     head = (request->method.len == 4
             && ngx_strncmp(request->method.data, "HEAD", 4) == 0);
 
-    ngx_umami_response_init(&fetch->response, buffer, head, request->max_size);
+    ngx_umami_response_init(&fetch->response,
+                            fetch->input + NGX_UMAMI_FETCH_BUFFER, head,
+                            request->max_size);
 
     return NGX_OK;
 }
@@ -286,11 +281,12 @@ ngx_umami_fetch_event_handler(ngx_event_t *ev)
 {
     ngx_umami_fetch_t *fetch = ev->data;
 
+    ngx_int_t  rc;
+
     if (ev->timedout) {
-        ngx_umami_fetch_error(fetch, NGX_ETIMEDOUT,
-                              fetch->peer.connection == NULL ? "lookup"
-                              : fetch->connected ? "response" : "connect");
-        ngx_umami_fetch_done(fetch, NGX_UMAMI_FETCH_TIMEOUT);
+        ngx_umami_fetch_fail(fetch, NGX_UMAMI_FETCH_TIMEOUT, 0,
+                             fetch->connected ? "no response in time"
+                                              : "no connection in time");
         return;
     }
 
@@ -300,9 +296,9 @@ ngx_umami_fetch_event_handler(ngx_event_t *ev)
     }
 
     if (fetch->rc == NGX_ERROR) {
-        ngx_umami_fetch_error(fetch, 0,
-                       ngx_resolver_strerror(fetch->origin->target.peer.state));
-        ngx_umami_fetch_done(fetch, NGX_UMAMI_FETCH_RESOLVE);
+        rc = fetch->origin->target.peer.state;
+        ngx_umami_fetch_fail(fetch, NGX_UMAMI_FETCH_RESOLVE, 0,
+                             ngx_resolver_strerror(rc));
         return;
     }
 
@@ -388,14 +384,13 @@ ngx_umami_fetch_connect(ngx_umami_fetch_t *fetch)
     rc = ngx_event_connect_peer(pc);
 
     if (rc == NGX_ERROR) {
-        ngx_umami_fetch_error(fetch, 0, "no connection or socket is free");
-        ngx_umami_fetch_done(fetch, NGX_UMAMI_FETCH_CONNECT);
+        ngx_umami_fetch_fail(fetch, NGX_UMAMI_FETCH_CONNECT, 0,
+                             "no connection or socket is free");
         return;
     }
 
     if (rc == NGX_BUSY || rc == NGX_DECLINED) {
-        ngx_umami_fetch_error(fetch, ngx_socket_errno, "connect");
-        ngx_umami_fetch_next(fetch);
+        ngx_umami_fetch_next(fetch, ngx_socket_errno);
         return;
     }
 
@@ -403,10 +398,9 @@ ngx_umami_fetch_connect(ngx_umami_fetch_t *fetch)
 
     c->data = fetch;
     c->pool = fetch->pool;
-    c->log_error = NGX_ERROR_ERR;
 
-    c->read->handler = ngx_umami_fetch_read_handler;
-    c->write->handler = ngx_umami_fetch_write_handler;
+    c->read->handler = ngx_umami_fetch_io_handler;
+    c->write->handler = ngx_umami_fetch_io_handler;
 
     if (rc == NGX_OK) {
         ngx_umami_fetch_connected(fetch);
@@ -415,14 +409,14 @@ ngx_umami_fetch_connect(ngx_umami_fetch_t *fetch)
 
 
 static void
-ngx_umami_fetch_next(ngx_umami_fetch_t *fetch)
+ngx_umami_fetch_next(ngx_umami_fetch_t *fetch, ngx_err_t err)
 {
     ngx_umami_fetch_close_connection(fetch);
 
     ngx_umami_peer_failed(&fetch->origin->target.peer);
 
     if (++fetch->tries >= fetch->origin->target.peer.naddrs) {
-        ngx_umami_fetch_done(fetch, NGX_UMAMI_FETCH_CONNECT);
+        ngx_umami_fetch_fail(fetch, NGX_UMAMI_FETCH_CONNECT, err, "connect");
         return;
     }
 
@@ -447,8 +441,7 @@ ngx_umami_fetch_connected(ngx_umami_fetch_t *fetch)
     }
 
     if (err) {
-        ngx_umami_fetch_error(fetch, err, "connect");
-        ngx_umami_fetch_next(fetch);
+        ngx_umami_fetch_next(fetch, err);
         return;
     }
 
@@ -488,13 +481,13 @@ ngx_umami_fetch_handshake_handler(ngx_connection_t *c)
     fetch = c->data;
 
     if (ngx_umami_tls_verify(fetch->origin->target.tls, c) != NGX_OK) {
-        ngx_umami_fetch_error(fetch, 0, ngx_umami_fetch_tls_error(c));
-        ngx_umami_fetch_done(fetch, NGX_UMAMI_FETCH_CONNECT);
+        ngx_umami_fetch_fail(fetch, NGX_UMAMI_FETCH_CONNECT, 0,
+                             ngx_umami_fetch_tls_error(c));
         return;
     }
 
-    c->read->handler = ngx_umami_fetch_read_handler;
-    c->write->handler = ngx_umami_fetch_write_handler;
+    c->read->handler = ngx_umami_fetch_io_handler;
+    c->write->handler = ngx_umami_fetch_io_handler;
 
     ngx_umami_fetch_send(fetch);
 }
@@ -517,42 +510,26 @@ ngx_umami_fetch_tls_error(ngx_connection_t *c)
 
 
 static void
-ngx_umami_fetch_write_handler(ngx_event_t *wev)
+ngx_umami_fetch_io_handler(ngx_event_t *ev)
 {
     ngx_connection_t   *c;
     ngx_umami_fetch_t  *fetch;
 
-    c = wev->data;
-    fetch = c->data;
-
-    if (fetch->connected) {
-        ngx_umami_fetch_send(fetch);
-
-    } else {
-        ngx_umami_fetch_connected(fetch);
-    }
-}
-
-
-static void
-ngx_umami_fetch_read_handler(ngx_event_t *rev)
-{
-    ngx_connection_t   *c;
-    ngx_umami_fetch_t  *fetch;
-
-    c = rev->data;
+    c = ev->data;
     fetch = c->data;
 
     if (c->close) {
-        ngx_umami_fetch_done(fetch, NGX_UMAMI_FETCH_CLOSED);
-        return;
-    }
+        ngx_umami_fetch_fail(fetch, NGX_UMAMI_FETCH_CLOSED, 0,
+                             "the worker is shutting down");
 
-    if (fetch->connected) {
-        ngx_umami_fetch_receive(fetch);
+    } else if (!fetch->connected) {
+        ngx_umami_fetch_connected(fetch);
+
+    } else if (ev->write) {
+        ngx_umami_fetch_send(fetch);
 
     } else {
-        ngx_umami_fetch_connected(fetch);
+        ngx_umami_fetch_receive(fetch);
     }
 }
 
@@ -569,15 +546,10 @@ ngx_umami_fetch_send(ngx_umami_fetch_t *fetch)
 
     while (b->pos < b->last) {
 
-        n = ngx_send(c, b->pos, b->last - b->pos);
+        n = c->send(c, b->pos, b->last - b->pos);
 
         if (n == NGX_AGAIN) {
-
-            if (ngx_handle_write_event(c->write, 0) != NGX_OK) {
-                ngx_umami_fetch_done(fetch, NGX_UMAMI_FETCH_CLOSED);
-            }
-
-            return;
+            break;
         }
 
         if (n == NGX_ERROR) {
@@ -592,7 +564,8 @@ ngx_umami_fetch_send(ngx_umami_fetch_t *fetch)
     }
 
     if (ngx_handle_write_event(c->write, 0) != NGX_OK) {
-        ngx_umami_fetch_done(fetch, NGX_UMAMI_FETCH_CLOSED);
+        ngx_umami_fetch_fail(fetch, NGX_UMAMI_FETCH_CLOSED, 0,
+                             "no event is free");
         return;
     }
 
@@ -605,40 +578,35 @@ ngx_umami_fetch_send(ngx_umami_fetch_t *fetch)
 static void
 ngx_umami_fetch_receive(ngx_umami_fetch_t *fetch)
 {
-    ssize_t                    n;
-    ngx_buf_t                 *b;
-    ngx_int_t                  rc;
-    ngx_connection_t          *c;
-    ngx_umami_fetch_reason_e   reason;
+    ssize_t            n;
+    ngx_int_t          rc;
+    ngx_connection_t  *c;
 
     c = fetch->peer.connection;
-    b = fetch->input;
 
     do {
-        n = ngx_recv(c, b->start, b->end - b->start);
+        n = c->recv(c, fetch->input, NGX_UMAMI_FETCH_BUFFER);
 
         if (n == NGX_AGAIN) {
 
             if (ngx_handle_read_event(c->read, 0) != NGX_OK) {
-                ngx_umami_fetch_done(fetch, NGX_UMAMI_FETCH_CLOSED);
+                ngx_umami_fetch_fail(fetch, NGX_UMAMI_FETCH_CLOSED, 0,
+                                     "no event is free");
             }
 
             return;
         }
 
         if (n > 0) {
-            b->pos = b->start;
-            b->last = b->start + n;
+            rc = ngx_umami_fetch_parse(fetch, fetch->input, fetch->input + n);
 
-            rc = ngx_umami_fetch_parse(fetch);
+        } else if (n == 0
+                   && ngx_umami_response_eof(&fetch->response) == NGX_DONE)
+        {
+            rc = NGX_DONE;
 
         } else {
             rc = NGX_ABORT;
-
-            if (n == 0 && ngx_umami_response_eof(&fetch->response) == NGX_DONE)
-            {
-                rc = NGX_DONE;
-            }
         }
 
     } while (rc == NGX_AGAIN);
@@ -646,39 +614,38 @@ ngx_umami_fetch_receive(ngx_umami_fetch_t *fetch)
     switch (rc) {
 
     case NGX_DONE:
-        reason = NGX_UMAMI_FETCH_OK;
+        ngx_umami_fetch_done(fetch, NGX_UMAMI_FETCH_OK);
         break;
 
     case NGX_DECLINED:
-        reason = NGX_UMAMI_FETCH_SIZE;
+        ngx_umami_fetch_fail(fetch, NGX_UMAMI_FETCH_SIZE, 0,
+                             "the response is too large");
         break;
 
     case NGX_ABORT:
-        reason = NGX_UMAMI_FETCH_CLOSED;
+        ngx_umami_fetch_fail(fetch, NGX_UMAMI_FETCH_CLOSED, 0,
+                             "closed before the response was whole");
         break;
 
     default: /* NGX_ERROR */
-        reason = NGX_UMAMI_FETCH_PROTOCOL;
+        ngx_umami_fetch_fail(fetch, NGX_UMAMI_FETCH_PROTOCOL, 0,
+                             "the response is not HTTP");
     }
-
-    ngx_umami_fetch_done(fetch, reason);
 }
 
 
 static ngx_int_t
-ngx_umami_fetch_parse(ngx_umami_fetch_t *fetch)
+ngx_umami_fetch_parse(ngx_umami_fetch_t *fetch, u_char *p, u_char *last)
 {
     size_t                 size;
-    ngx_buf_t             *b;
     ngx_int_t              rc;
     ngx_str_t              slice;
     ngx_umami_response_t  *r;
 
-    b = fetch->input;
     r = &fetch->response;
 
     do {
-        rc = ngx_umami_response_parse(r, &b->pos, b->last, &slice);
+        rc = ngx_umami_response_parse(r, &p, last, &slice);
 
         if (slice.len == 0) {
             continue;
@@ -699,37 +666,39 @@ ngx_umami_fetch_parse(ngx_umami_fetch_t *fetch)
         ngx_memcpy(fetch->body.data + fetch->body.len, slice.data, slice.len);
         fetch->body.len += slice.len;
 
-    } while (rc == NGX_AGAIN && b->pos < b->last);
+    } while (rc == NGX_AGAIN && p < last);
 
     return rc;
 }
 
 
 static void
-ngx_umami_fetch_error(ngx_umami_fetch_t *fetch, ngx_err_t err, char *text)
+ngx_umami_fetch_fail(ngx_umami_fetch_t *fetch,
+    ngx_umami_fetch_reason_e reason, ngx_err_t err, char *text)
 {
     u_char  *p, *last;
 
     p = ngx_pnalloc(fetch->pool, NGX_UMAMI_FETCH_ERROR);
-    if (p == NULL) {
-        return;
+
+    if (p) {
+        fetch->error.data = p;
+        last = p + NGX_UMAMI_FETCH_ERROR;
+
+        p = ngx_slprintf(p, last, "%s", text);
+
+        if (err) {
+            p = ngx_slprintf(p, last, " failed (%d: ", err);
+            p = ngx_strerror(err, p, last - p);
+            p = ngx_slprintf(p, last, ")");
+        }
+
+        fetch->error.len = p - fetch->error.data;
     }
-
-    fetch->error.data = p;
-    last = p + NGX_UMAMI_FETCH_ERROR;
-
-    p = ngx_slprintf(p, last, "%s", text);
-
-    if (err) {
-        p = ngx_slprintf(p, last, " failed (%d: ", err);
-        p = ngx_strerror(err, p, last - p);
-        p = ngx_slprintf(p, last, ")");
-    }
-
-    fetch->error.len = p - fetch->error.data;
 
     ngx_log_error(NGX_LOG_INFO, &fetch->log, 0, "umami fetch: %V",
                   &fetch->error);
+
+    ngx_umami_fetch_done(fetch, reason);
 }
 
 
@@ -744,6 +713,7 @@ ngx_umami_fetch_done(ngx_umami_fetch_t *fetch, ngx_umami_fetch_reason_e reason)
     ngx_memzero(&response, sizeof(ngx_umami_fetch_response_t));
 
     response.reason = reason;
+    response.error = fetch->error;
 
     if (reason == NGX_UMAMI_FETCH_OK) {
         r = &fetch->response;
@@ -754,9 +724,6 @@ ngx_umami_fetch_done(ngx_umami_fetch_t *fetch, ngx_umami_fetch_reason_e reason)
         response.etag = r->etag;
         response.last_modified = r->last_modified;
         response.body = fetch->body;
-
-    } else {
-        response.error = fetch->error;
     }
 
     fetch->handler(fetch->data, &response);
@@ -812,9 +779,8 @@ ngx_umami_fetch_log_error(ngx_log_t *log, u_char *buf, size_t len)
 
     target = &fetch->origin->target;
 
-    p = ngx_snprintf(buf, len, " while fetching \"%V://%V%V%V\"",
-                     &target->scheme, &target->host, &target->path,
-                     &fetch->uri);
+    p = ngx_snprintf(buf, len, " while fetching \"%V://%V%V\"",
+                     &target->scheme, &target->host, &fetch->uri);
 
     if (fetch->address.len) {
         len -= p - buf;

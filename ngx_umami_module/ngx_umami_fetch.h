@@ -71,8 +71,8 @@ typedef struct {
 
 
 /*
- * Configuration time; no I/O.  http://host[:port][/path] or https://.  NULL
- * and *err says why.
+ * Configuration time; asks nobody.  http://host[:port][/path] or https://.
+ * NULL, and *err says why.
  */
 ngx_umami_fetch_origin_t *ngx_umami_fetch_create(ngx_conf_t *cf,
     ngx_str_t *url, char **err);

@@ -95,5 +95,4 @@ ngx_uint_t ngx_umami_field_judge(const ngx_umami_field_t *field,
     ngx_uint_t flags);
 
 
-
 #endif /* _NGX_UMAMI_FIELD_H_INCLUDED_ */

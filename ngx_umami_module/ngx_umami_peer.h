@@ -27,25 +27,25 @@ typedef void (*ngx_umami_peer_pt)(void *data, ngx_int_t rc);
 
 
 typedef struct {
-    void               *data;
-    ngx_umami_peer_pt   handler;
+    void                *data;
+    ngx_umami_peer_pt    handler;
 
-    ngx_str_t           host;
-    in_port_t           port;
+    ngx_str_t            host;
+    in_port_t            port;
 
-    ngx_addr_t         *addrs;
-    ngx_uint_t          naddrs;
-    ngx_uint_t          current;
+    ngx_addr_t          *addrs;
+    ngx_uint_t           naddrs;
+    ngx_uint_t           current;
 
-    ngx_resolver_t     *resolver;
-    ngx_resolver_ctx_t *query;
-    ngx_msec_t          timeout;
+    ngx_resolver_t      *resolver;
+    ngx_resolver_ctx_t  *query;
+    ngx_msec_t           timeout;
 
-    ngx_int_t           rc;
-    ngx_int_t           state;        /* for ngx_resolver_strerror() */
+    ngx_int_t            rc;
+    ngx_int_t            state;       /* for ngx_resolver_strerror() */
 
-    unsigned            named:1;      /* needs a resolver */
-    unsigned            starting:1;
+    unsigned             named:1;     /* needs a resolver */
+    unsigned             starting:1;
 } ngx_umami_peer_t;
 
 

@@ -41,18 +41,25 @@ typedef struct {
     ngx_uint_t                   columns;
     void                        *rows_data;     /* for _value() */
 
-    /* libpq's own words, first line, for the log and for "detail" only */
+    /*
+     * libpq's or the server's words, one line without control characters and
+     * without the password, though not always UTF-8; may name hosts and users:
+     * for the log and for "detail" only.
+     */
     ngx_str_t                    error;
 } ngx_umami_postgres_result_t;
 
 
-/* called exactly once; the result is valid during the call only */
+/*
+ * Called exactly once, unless the client is closed; the result is valid during
+ * the call only.  The handler may ask the next query.
+ */
 typedef void (*ngx_umami_postgres_pt)(void *data,
     ngx_umami_postgres_result_t *result);
 
 
 /*
- * Configuration time; no I/O.  The URL is the one that Umami itself uses:
+ * Configuration time; asks nobody.  The URL is the one that Umami itself uses:
  * postgres[ql]://, with libpq's and Prisma's parameters.  NULL and *err, which
  * names an unknown parameter and never quotes the URL.
  */
@@ -65,11 +72,17 @@ void ngx_umami_postgres_set_resolver(ngx_umami_postgres_t *pg,
 /* the schema of Umami's tables, quoted for SQL; "public" unless the URL says */
 ngx_str_t *ngx_umami_postgres_schema(ngx_umami_postgres_t *pg);
 
-/* owner worker only; "sql" is NUL-terminated; "timeout" in milliseconds */
+/*
+ * Owner worker only.  The connection is made where it is needed, and is kept;
+ * "sql" is copied; "timeout" is in milliseconds, for all of it.  BUSY alone is
+ * told from within.  A result is kept in memory as a whole: limit the rows.
+ */
 void ngx_umami_postgres_query(ngx_umami_postgres_t *pg, ngx_str_t *sql,
     ngx_msec_t timeout, ngx_umami_postgres_pt handler, void *data);
 void ngx_umami_postgres_value(ngx_umami_postgres_result_t *result,
     ngx_uint_t row, ngx_uint_t column, ngx_str_t *value);
+
+/* a worker does not wait for a query, so its end has to close; idempotent */
 void ngx_umami_postgres_close(ngx_umami_postgres_t *pg);
 
 ngx_str_t *ngx_umami_postgres_reason(ngx_umami_postgres_reason_e reason);

@@ -51,6 +51,9 @@ struct ngx_umami_resp_s {
 
 static ngx_int_t ngx_umami_resp_scan(ngx_umami_resp_t *resp, u_char **pos,
     u_char *last, char **err);
+static ngx_int_t ngx_umami_resp_byte(ngx_umami_resp_t *resp, u_char ch,
+    char **err);
+static char *ngx_umami_resp_start(ngx_umami_resp_t *resp, u_char ch);
 static char *ngx_umami_resp_digit(ngx_umami_resp_t *resp, u_char ch);
 static ngx_int_t ngx_umami_resp_line(ngx_umami_resp_t *resp, char **err);
 static ngx_int_t ngx_umami_resp_element(ngx_umami_resp_t *resp);
@@ -180,12 +183,12 @@ ngx_umami_resp_scan(ngx_umami_resp_t *resp, u_char **pos, u_char *last,
     char **err)
 {
     size_t      n;
-    u_char      ch, *p;
+    u_char     *p;
     ngx_int_t   rc;
 
-    p = *pos;
+    rc = NGX_AGAIN;
 
-    while (p < last) {
+    for (p = *pos; rc == NGX_AGAIN && p < last; /* void */) {
 
         if (resp->state == sw_bulk) {
             n = ngx_min((size_t) (last - p), resp->rest);
@@ -205,105 +208,102 @@ ngx_umami_resp_scan(ngx_umami_resp_t *resp, u_char **pos, u_char *last,
             return NGX_ERROR;
         }
 
-        ch = *p++;
-        rc = NGX_AGAIN;
-
-        switch (resp->state) {
-
-        case sw_start:
-            resp->type = ch;
-            resp->line = 0;
-            resp->number = 0;
-            resp->digits = 0;
-            resp->negative = 0;
-
-            switch (ch) {
-
-            case '+':
-            case '-':
-                resp->state = sw_text;
-                break;
-
-            case ':':
-            case '$':
-            case '*':
-                resp->state = sw_number;
-                break;
-
-            default:
-                *err = "it sent a reply of an unknown type";
-                return NGX_ERROR;
-            }
-
-            break;
-
-        case sw_text:
-
-            if (ch == CR) {
-                resp->state = sw_lf;
-                break;
-            }
-
-            if (ch == LF || ++resp->line > NGX_UMAMI_RESP_MAX_LINE) {
-                *err = "it sent a status without an end";
-                return NGX_ERROR;
-            }
-
-            break;
-
-        case sw_number:
-
-            *err = ngx_umami_resp_digit(resp, ch);
-
-            if (*err) {
-                return NGX_ERROR;
-            }
-
-            break;
-
-        case sw_lf:
-
-            if (ch != LF) {
-                *err = "it sent a line without an end";
-                return NGX_ERROR;
-            }
-
-            rc = ngx_umami_resp_line(resp, err);
-            break;
-
-        case sw_bulk_cr:
-
-            if (ch != CR) {
-                *err = "it sent a string longer than it was announced";
-                return NGX_ERROR;
-            }
-
-            resp->state = sw_bulk_lf;
-            break;
-
-        case sw_bulk_lf:
-
-            if (ch != LF) {
-                *err = "it sent a string without an end";
-                return NGX_ERROR;
-            }
-
-            rc = ngx_umami_resp_element(resp);
-            break;
-
-        case sw_bulk:
-            break;
-        }
-
-        if (rc != NGX_AGAIN) {
-            *pos = p;
-            return rc;
-        }
+        rc = ngx_umami_resp_byte(resp, *p++, err);
     }
 
     *pos = p;
 
-    return NGX_AGAIN;
+    return rc;
+}
+
+
+/* NGX_OK: a reply ends with it */
+
+static ngx_int_t
+ngx_umami_resp_byte(ngx_umami_resp_t *resp, u_char ch, char **err)
+{
+    *err = NULL;
+
+    switch (resp->state) {
+
+    case sw_start:
+        *err = ngx_umami_resp_start(resp, ch);
+        break;
+
+    case sw_text:
+
+        if (ch == CR) {
+            resp->state = sw_lf;
+
+        } else if (ch == LF || ++resp->line > NGX_UMAMI_RESP_MAX_LINE) {
+            *err = "it sent a status without an end";
+        }
+
+        break;
+
+    case sw_number:
+        *err = ngx_umami_resp_digit(resp, ch);
+        break;
+
+    case sw_lf:
+
+        if (ch == LF) {
+            return ngx_umami_resp_line(resp, err);
+        }
+
+        *err = "it sent a line without an end";
+        break;
+
+    case sw_bulk_cr:
+
+        if (ch == CR) {
+            resp->state = sw_bulk_lf;
+
+        } else {
+            *err = "it sent a string longer than it was announced";
+        }
+
+        break;
+
+    default: /* sw_bulk_lf */
+
+        if (ch == LF) {
+            return ngx_umami_resp_element(resp);
+        }
+
+        *err = "it sent a string without an end";
+        break;
+    }
+
+    return *err ? NGX_ERROR : NGX_AGAIN;
+}
+
+
+static char *
+ngx_umami_resp_start(ngx_umami_resp_t *resp, u_char ch)
+{
+    resp->type = ch;
+    resp->line = 0;
+    resp->number = 0;
+    resp->digits = 0;
+    resp->negative = 0;
+
+    switch (ch) {
+
+    case '+':
+    case '-':
+        resp->state = sw_text;
+        return NULL;
+
+    case ':':
+    case '$':
+    case '*':
+        resp->state = sw_number;
+        return NULL;
+
+    default:
+        return "it sent a reply of an unknown type";
+    }
 }
 
 

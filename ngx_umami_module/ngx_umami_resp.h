@@ -18,7 +18,7 @@
  * than these bounds, and is asked for a reply only when all of it is there.
  */
 
-#define NGX_UMAMI_RESP_MAX_ARGS    128      /* of a command, its name included */
+#define NGX_UMAMI_RESP_MAX_ARGS    128      /* of a command, with its name */
 #define NGX_UMAMI_RESP_MAX_ARRAY   1024     /* elements, and integers in all */
 #define NGX_UMAMI_RESP_MAX_BULK    65536    /* bytes of a string */
 #define NGX_UMAMI_RESP_MAX_DEPTH   2        /* arrays in arrays */

@@ -64,12 +64,13 @@ typedef struct {
 } ngx_umami_scan_value_t;
 
 
+#define NGX_UMAMI_SCAN_PLACES  17
+
+
 /*
  * The value of a number is 0.DIGITS * 10^exponent, with the first 17 of its
  * significant digits.
  */
-
-#define NGX_UMAMI_SCAN_PLACES  17
 
 typedef struct {
     uint64_t     digits;

@@ -147,7 +147,7 @@ static void
 ngx_umami_script_refresh(ngx_event_t *ev)
 {
     u_char                     *p;
-    ngx_umami_script_t    *script;
+    ngx_umami_script_t         *script;
     ngx_umami_fetch_request_t   request;
     u_char                      headers[512];
 
@@ -286,12 +286,12 @@ ngx_umami_script_check(ngx_umami_fetch_response_t *response)
 static ngx_umami_script_result_e
 ngx_umami_script_publish(ngx_umami_script_t *script, ngx_str_t *body)
 {
-    u_char                         digest[NGX_UMAMI_HMAC_LEN];
-    ngx_str_t                      parts[3];
-    ngx_int_t                      rc;
-    ngx_pool_t                    *pool;
-    ngx_umami_store_copy_t        *copy;
+    ngx_int_t                 rc;
+    ngx_str_t                 parts[3];
+    ngx_pool_t               *pool;
+    ngx_umami_store_copy_t   *copy;
     ngx_umami_script_head_t   head, *old;
+    u_char                    digest[NGX_UMAMI_HMAC_LEN];
 
     if (ngx_umami_hmac_digest(body, 1, digest) != NGX_OK) {
         return NGX_UMAMI_SCRIPT_FAILED;

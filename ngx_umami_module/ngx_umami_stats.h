@@ -33,7 +33,7 @@ typedef struct {
 
 typedef struct {
     ngx_umami_stats_family_t   *family;
-    ngx_str_t                   labels;   /* reason="...",rule="...", or empty */
+    ngx_str_t                   labels;   /* reason="...", or empty */
     ngx_uint_t                  column;   /* in the zone */
 } ngx_umami_stats_counter_t;
 

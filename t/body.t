@@ -5,12 +5,12 @@
 # The codec of beacon bodies, by itself: the rows of body.list, bodies made at
 # random against JSON.parse() of Node.js, the table of reasons.
 #
-# CC                  the compiler, cc
-# UMAMI_NGINX_SRC     nginx's sources or those of Debian's nginx-dev
-# UMAMI_TEST_CFLAGS   more flags, a sanitizer's
-# UMAMI_BODY_CASES    bodies to make, 4000
-# UMAMI_BODY_SEED     1
-# UMAMI_BODY_URL      an Umami 2.10 to run the rows against, see body.list
+# CC                the compiler, cc
+# UMAMI_NGINX_SRC   nginx's sources, if neither build/ nor Debian's nginx-dev
+#                   has them
+# UMAMI_BODY_CASES  bodies to make, 4000
+# UMAMI_BODY_SEED   1
+# UMAMI_BODY_URL    an Umami 2.10 to run the rows against, see body.list
 
 ###############################################################################
 
@@ -37,8 +37,10 @@ cmp_ok(scalar @rows, '>=', 200, 'rows enough');
 is(scalar @answers, scalar @rows, 'an answer for each row');
 
 for my $i (0 .. $#rows) {
-	is(seen($rows[$i], $answers[$i]), wanted($rows[$i]), $rows[$i]{name});
+    is(seen($rows[$i], $answers[$i]), wanted($rows[$i]), $rows[$i]{name});
 }
+
+is(join(' ', unexplained()), '', 'where Umami differs, the note says why');
 
 subtest 'reasons' => \&reasons;
 subtest 'JSON.parse()' => \&node;
@@ -48,284 +50,319 @@ done_testing();
 
 ###############################################################################
 
-# The codec needs nginx's headers and none of its code.  Debian's nginx-dev has
-# no configured tree: what the headers ask of one is a page of sizes.
+# The codec needs nginx's headers and none of its code.  Where no nginx has been
+# configured, what the headers ask of that is a page of sizes.
 
 sub build {
-	my $cc = $ENV{CC} || 'cc';
-	my $nginx = $ENV{UMAMI_NGINX_SRC} || '/usr/share/nginx/src';
-	my $module = "$root/ngx_umami_module";
-	my $out = "$dir/body";
+    my $cc = $ENV{CC} || 'cc';
+    my $module = "$root/ngx_umami_module";
+    my $out = "$dir/body";
 
-	-f "$nginx/src/core/nginx.h"
-		or die "no nginx headers in $nginx: set UMAMI_NGINX_SRC\n";
+    my ($nginx) = grep { defined && -f "$_/src/core/nginx.h" }
+        $ENV{UMAMI_NGINX_SRC}, "$root/build/tree", '/usr/share/nginx/src';
 
-	write_file("$dir/ngx_auto_headers.h", map { "#define $_ 1\n" }
-		qw/ NGX_HAVE_UNISTD_H NGX_HAVE_INTTYPES_H NGX_HAVE_LIMITS_H
-		NGX_HAVE_SYS_PARAM_H NGX_HAVE_SYS_MOUNT_H NGX_LINUX /);
+    die "no headers of nginx: set UMAMI_NGINX_SRC or run \"make build\"\n"
+        if !$nginx;
 
-	write_file("$dir/ngx_auto_config.h",
-		"#define NGX_HAVE_LITTLE_ENDIAN 1\n" x little_endian(),
-		(map { "#define $_\n" } 'NGX_PTR_SIZE 8', 'NGX_SIG_ATOMIC_T_SIZE 4',
-			'NGX_TIME_T_SIZE 8', 'NGX_TIME_T_LEN 20', 'NGX_OFF_T_LEN 20',
-			'NGX_SIZE_T_LEN 20', 'NGX_ALIGNMENT 16',
-			map { "NGX_MAX_${_}_T_VALUE 9223372036854775807LL" }
-			qw/ OFF SIZE TIME /),
-		map { "#define NGX_$_ \"\"\n" } qw/ PREFIX CONF_PREFIX CONF_PATH
-			SBIN_PATH PID_PATH LOCK_PATH ERROR_LOG_PATH USER GROUP /);
+    my $objs = "$nginx/objs";
 
-	my @command = ($cc, qw/ -O1 -g -Wall -Wextra -Werror
-		-Wno-unused-parameter /, split(' ', $ENV{UMAMI_TEST_CFLAGS} || ''),
-		(map { ('-isystem', $_) } $dir, map { "$nginx/src/$_" }
-			qw{ core event os/unix }),
-		'-I', $module, '-o', $out, "$FindBin::Bin/unit/body.c",
-		map { "$module/ngx_umami_$_.c" }
-		qw/ body body_reason field scan weburl /);
+    if (!-f "$objs/ngx_auto_config.h") {
+        $objs = $dir;
+        headers();
+    }
 
-	system(@command) == 0 or die "cannot compile the codec: @command\n";
+    my @command = (qw/ -O1 -g -Wall -Wextra -Werror -Wno-unused-parameter /,
+        (map { ('-isystem', $_) } $objs, map { "$nginx/src/$_" }
+            qw{ core event event/modules os/unix }),
+        '-I', $module, '-o', $out, "$FindBin::Bin/unit/body.c",
+        map { "$module/ngx_umami_$_.c" }
+        qw/ body body_reason field scan weburl /);
 
-	return $out;
+    my @checked = ('-fsanitize=address,undefined',
+        '-fno-sanitize-recover=all');
+
+    for my $flags (\@checked, []) {
+        return $out if system($cc, @$flags, @command) == 0;
+        diag("not compiled by $cc @$flags");
+    }
+
+    die "the codec does not compile\n";
+}
+
+sub headers {
+    write_file("$dir/ngx_auto_headers.h", map { "#define $_ 1\n" }
+        qw/ NGX_HAVE_UNISTD_H NGX_HAVE_INTTYPES_H NGX_HAVE_LIMITS_H
+        NGX_HAVE_SYS_PARAM_H NGX_HAVE_SYS_MOUNT_H NGX_LINUX /);
+
+    write_file("$dir/ngx_auto_config.h",
+        "#define NGX_HAVE_LITTLE_ENDIAN 1\n" x little_endian(),
+        (map { "#define NGX_$_\n" } 'PTR_SIZE 8', 'SIG_ATOMIC_T_SIZE 4',
+            'TIME_T_SIZE 8', 'TIME_T_LEN 20', 'OFF_T_LEN 20',
+            'SIZE_T_LEN 20', 'ALIGNMENT 16',
+            map { "MAX_${_}_T_VALUE 9223372036854775807LL" }
+            qw/ OFF SIZE TIME /),
+        map { "#define NGX_$_ \"\"\n" } qw/ PREFIX CONF_PREFIX CONF_PATH
+            SBIN_PATH PID_PATH LOCK_PATH ERROR_LOG_PATH USER GROUP /);
 }
 
 sub little_endian {
-	return unpack('C', pack('S', 1));
+    return unpack('C', pack('S', 1));
 }
 
 sub write_file {
-	my ($name, @text) = @_;
+    my ($name, @text) = @_;
 
-	open my $file, '>:raw', $name or die "$name: $!\n";
-	print $file @text;
-	close $file or die "$name: $!\n";
+    open my $file, '>:raw', $name or die "$name: $!\n";
+    print $file @text;
+    close $file or die "$name: $!\n";
 }
 
 sub ask {
-	my @lines = @_;
+    my @lines = @_;
 
-	write_file("$dir/in", map { "$_\n" } @lines);
+    write_file("$dir/in", map { "$_\n" } @lines);
 
-	my $status = system("'$driver' < '$dir/in' > '$dir/out' 2> '$dir/err'");
+    my $status = system("'$driver' < '$dir/in' > '$dir/out' 2> '$dir/err'");
 
-	open my $file, '<', "$dir/err" or die "$dir/err: $!\n";
-	diag($_) for <$file>;
-	is($status, 0, 'driver ended well');
+    open my $file, '<', "$dir/err" or die "$dir/err: $!\n";
+    diag($_) for <$file>;
+    is($status, 0, 'driver ended well');
 
-	open $file, '<', "$dir/out" or die "$dir/out: $!\n";
-	chomp(my @answers = <$file>);
+    open $file, '<', "$dir/out" or die "$dir/out: $!\n";
+    chomp(my @answers = <$file>);
 
-	return @answers;
+    return @answers;
 }
 
 ###############################################################################
 
 sub rows {
-	my ($name) = @_;
-	my (@rows, %names);
+    my ($name) = @_;
+    my (@rows, %names);
 
-	open my $file, '<:raw', $name or die "$name: $!\n";
+    open my $file, '<:raw', $name or die "$name: $!\n";
 
-	while (my $line = <$file>) {
-		chomp $line;
-		next if $line =~ /^(?:#|$)/;
+    while (my $line = <$file>) {
+        chomp $line;
+        next if $line =~ /^(?:#|$)/;
 
-		my @column = split /\|/, $line, -1;
-		s/^ +//, s/ +$// for @column;
+        my @column = split /\|/, $line, -1;
+        s/^ +//, s/ +$// for @column;
 
-		die "$name, line $.: not 8 columns\n" if @column != 8;
-		die "$name, line $.: $column[0] is there already\n"
-			if $names{$column[0]}++;
+        die "$name, line $.: not 8 columns\n" if @column != 8;
+        die "$name, line $.: $column[0] is there already\n"
+            if $names{$column[0]}++;
 
-		my %row;
-		@row{qw/ name kind flags verdict http body left note /} = @column;
+        my %row;
+        @row{qw/ name kind flags verdict http body left note /} = @column;
 
-		my ($code, @more) = split ' ', $row{verdict};
-		my %more = map { /^(\w+)=(.*)/ ? ($1, $2) : /^@(\d+)/
-			? (at => $1) : ($_ => 1) } @more;
+        my ($code, @more) = split ' ', $row{verdict};
+        my %more = map { /^(\w+)=(.*)/ ? ($1, $2) : /^@(\d+)/
+            ? (at => $1) : ($_ => 1) } @more;
 
-		my $max = delete $more{max} // 0;
-		my $depth = delete $more{depth} // 0;
-		my $room = delete $more{room} // 32;
+        my $max = delete $more{max} // 0;
+        my $depth = delete $more{depth} // 0;
+        my $room = delete $more{room} // 32;
 
-		$row{code} = $code;
-		$row{more} = \%more;
-		$row{body} = expand($row{body});
-		$row{left} = expand($row{left}) if $row{left} !~ /^[-=]$/;
-		$row{line} = "$row{kind} $row{flags} $max $depth $room "
-			. unpack('H*', $row{body});
+        $row{code} = $code;
+        $row{more} = \%more;
+        $row{body} = expand($row{body});
+        $row{left} = expand($row{left}) if $row{left} !~ /^[-=]$/;
+        $row{line} = "$row{kind} $row{flags} $max $depth $room "
+            . unpack('H*', $row{body});
 
-		push @rows, \%row;
-	}
+        push @rows, \%row;
+    }
 
-	return @rows;
+    return @rows;
 }
 
 sub expand {
-	my ($text) = @_;
+    my ($text) = @_;
 
-	my $start = sub { '{"type":"' . shift() . '","payload":{' };
+    my $start = sub { '{"type":"' . shift() . '","payload":{' };
 
-	my %word = (
-		site => $site,
-		w => "\"website\":\"$site\"",
-		h => '"hostname":"shop.example"',
-		event => $start->('event'),
-		identify => $start->('identify'),
-		perf => $start->('performance'),
-		record => $start->('record'),
-		rec => $start->('record') . "\"website\":\"$site\",",
-	);
+    my %word = (
+        site => $site,
+        w => "\"website\":\"$site\"",
+        h => '"hostname":"shop.example"',
+        event => $start->('event'),
+        identify => $start->('identify'),
+        perf => $start->('performance'),
+        record => $start->('record'),
+        rec => $start->('record') . "\"website\":\"$site\",",
+    );
 
-	$text =~ s/\$\{x((?:[0-9A-F]{2})+)\}/pack('H*', $1)/ge;
-	$text =~ s/\$\{(\w+)\}/$word{$1} \/\/ die "no word $1\n"/ge;
-	$text =~ s/\$\{([^{}]+)\*(\d+)\}/$1 x $2/ge;
+    $text =~ s/\$\{x((?:[0-9A-F]{2})+)\}/pack('H*', $1)/ge;
+    $text =~ s/\$\{(\w+)\}/$word{$1} \/\/ die "no word $1\n"/ge;
+    $text =~ s/\$\{([^{}]+)\*(\d+)\}/$1 x $2/ge;
 
-	return $text;
+    return $text;
 }
 
 # What the row says, and the same members of the answer, as text.
 
 sub wanted {
-	my ($row) = @_;
-	my %more = %{$row->{more}};
+    my ($row) = @_;
+    my %more = %{$row->{more}};
 
-	return join ' ', $row->{code}, (map { "$_=$more{$_}" } sort keys %more),
-		'left ' . shown($row, $row->{left} eq '='
-			? $row->{body} : $row->{left});
+    return join ' ', $row->{code}, (map { "$_=$more{$_}" } sort keys %more),
+        'left ' . shown($row, $row->{left} eq '='
+            ? $row->{body} : $row->{left});
 }
 
 sub seen {
-	my ($row, $answer) = @_;
-	my ($code, $at, $items, $faulty, $fault, $stripped, $trimmed, $type,
-		$mixed, $website, $cuts) = split ' ', $answer // '';
+    my ($row, $answer) = @_;
+    my ($code, $at, $items, $faulty, $fault, $stripped, $trimmed, $type,
+        $mixed, $website, $cuts) = split ' ', $answer // '';
 
-	my $left = '-';
-	my @cuts = map { [split /-/] } grep { $_ ne '-' } split /,/, $cuts // '';
+    my $left = '-';
+    my @cuts = map { [split /-/] } grep { $_ ne '-' } split /,/, $cuts // '';
 
-	if ($code eq 'ok') {
-		$left = $row->{body};
-		substr($left, $_->[0], $_->[1] - $_->[0]) = '' for reverse @cuts;
-	}
+    if ($code eq 'ok') {
+        $left = $row->{body};
+        substr($left, $_->[0], $_->[1] - $_->[0]) = '' for reverse @cuts;
+    }
 
-	my %all = (
-		at => $at, items => $items, faulty => "$faulty:$fault",
-		s => $stripped, t => $trimmed, type => $type, cuts => scalar @cuts,
-		site => $website eq unpack('H*', $site) || $website,
-		nosite => $website eq '-' || $website, mixed => $mixed,
-	);
+    my %all = (
+        at => $at, items => $items, faulty => "$faulty:$fault",
+        s => $stripped, t => $trimmed, type => $type, cuts => scalar @cuts,
+        site => $website eq unpack('H*', $site) || $website,
+        nosite => $website eq '-' || $website, mixed => $mixed,
+    );
 
-	# what a row does not speak of is as it is for most
+    # what a row does not speak of is as it is for most
 
-	my %more = map { $_ => $all{$_} } keys %{$row->{more}};
-	$more{mixed} = $mixed if $mixed;
-	$more{faulty} = $all{faulty} if $faulty && $row->{kind} eq 'batch'
-		&& $code eq 'ok';
+    my %more = map { $_ => $all{$_} } keys %{$row->{more}};
+    $more{mixed} = $mixed if $mixed;
+    $more{faulty} = $all{faulty} if $faulty && $row->{kind} eq 'batch'
+        && $code eq 'ok';
 
-	return join ' ', $code, (map { "$_=$more{$_}" } sort keys %more),
-		'left ' . shown($row, $left);
+    return join ' ', $code, (map { "$_=$more{$_}" } sort keys %more),
+        'left ' . shown($row, $left);
 }
 
 sub shown {
-	my ($row, $text) = @_;
+    my ($row, $text) = @_;
 
-	$text =~ s/([^ -~])/sprintf '${x%02X}', ord $1/ge;
+    $text =~ s/([^ -~])/sprintf '${x%02X}', ord $1/ge;
 
-	return length($text) > 4000 ? length($text) . ' bytes' : $text;
+    return length($text) > 4000 ? length($text) . ' bytes' : $text;
+}
+
+# Rows of a body that Umami 2.10 judges otherwise and that have no note.  When
+# only one version counts, it is no wonder that the other differs.
+
+sub unexplained {
+    my @names;
+
+    for my $row (@rows) {
+        my ($status) = $row->{http} =~ /(\d+)$/ or next;
+
+        push @names, $row->{name}
+            if ($row->{code} eq 'ok') != ($status == 200)
+            && $row->{note} eq '' && $row->{flags} !~ /3/;
+    }
+
+    return @names;
 }
 
 ###############################################################################
 
 sub reasons {
-	my (%seen, %used);
+    my (%seen, %used);
 
-	open my $pipe, '-|', $driver, 'reasons' or die "$driver: $!\n";
-	chomp(my @lines = <$pipe>);
-	close $pipe;
+    open my $pipe, '-|', $driver, 'reasons' or die "$driver: $!\n";
+    chomp(my @lines = <$pipe>);
+    close $pipe;
 
-	$used{$_->{code}} = 1 for @rows;
-	$used{$_} = 1 for map { $_->{verdict} =~ /faulty=\d+:([\w-]+)/ } @rows;
+    $used{$_->{code}} = 1 for @rows;
+    $used{$_} = 1 for map { $_->{verdict} =~ /faulty=\d+:([\w-]+)/ } @rows;
 
-	open my $file, '<', "$root/ngx_umami_module/ngx_umami_body.h"
-		or die "$!\n";
-	my ($enum) = join('', <$file>)
-		=~ /(    NGX_UMAMI_BODY_OK = 0,.*?)NGX_UMAMI_BODY_REASONS/s;
-	my @names = $enum =~ /^\s+NGX_UMAMI_BODY_(\w+)/gm;
+    open my $file, '<', "$root/ngx_umami_module/ngx_umami_body.h"
+        or die "$!\n";
+    my ($enum) = join('', <$file>)
+        =~ /(    NGX_UMAMI_BODY_OK = 0,.*?)NGX_UMAMI_BODY_REASONS/s;
+    my @names = $enum =~ /^\s+NGX_UMAMI_BODY_(\w+)/gm;
 
-	is(scalar @lines, scalar @names, 'as many as the header names');
+    is(scalar @lines, scalar @names, 'as many as the header names');
 
-	for my $i (0 .. $#lines) {
-		my ($code, $message) = split /\t/, $lines[$i];
+    for my $i (0 .. $#lines) {
+        my ($code, $message) = split /\t/, $lines[$i];
 
-		like($code, qr/^[a-z]+(?:-[a-z]+)*$/, "$code is a code");
-		ok(!$seen{$code}++, "$code is the only one");
-		like($message, qr/^[a-z][\w., -]{9,90}[^.]$/, "$code: a sentence");
-		ok($used{$code}, "$code has a row");
+        like($code, qr/^[a-z]+(?:-[a-z]+)*$/, "$code is a code");
+        ok(!$seen{$code}++, "$code is the only one");
+        like($message, qr/^[a-z][\w., -]{9,90}[^.]$/, "$code: a sentence");
+        ok($used{$code}, "$code has a row");
 
-		my ($first) = split /_/, lc $names[$i];
-		my %text = (not => 'type', user => 'user-agent', items => 'batch',
-			deep => 'json', empty => 'body', truncated => 'json',
-			trailing => 'json', unexpected => 'json', control => 'json',
-			escape => 'json', number => 'json', spoofed => 'payload');
-		$first = $text{$first} // $first;
-		like($code, qr/$first/, "$code stands for $names[$i]");
-	}
+        my ($first) = split /_/, lc $names[$i];
+        my %text = (not => 'type', user => 'user-agent', items => 'batch',
+            deep => 'json', empty => 'body', truncated => 'json',
+            trailing => 'json', unexpected => 'json', control => 'json',
+            escape => 'json', number => 'json', spoofed => 'payload');
+        $first = $text{$first} // $first;
+        like($code, qr/$first/, "$code stands for $names[$i]");
+    }
 }
 
 sub node {
-	my $found = grep { -x "$_/node" } split /:/, $ENV{PATH} // '';
+    my $found = grep { -x "$_/node" } split /:/, $ENV{PATH} // '';
 
-	plan(skip_all => 'NO NODE: bodies not compared with JSON.parse()')
-		unless $found;
+    if (!$found) {
+        diag('NO NODE: bodies are not compared with JSON.parse()');
+        plan(skip_all => 'no node');
+    }
 
-	write_file("$dir/compare.js", do { local $/; <DATA> });
+    write_file("$dir/compare.js", do { local $/; <DATA> });
 
-	my $cases = $ENV{UMAMI_BODY_CASES} || 4000;
-	my $seed = $ENV{UMAMI_BODY_SEED} || 1;
+    my $cases = $ENV{UMAMI_BODY_CASES} || 4000;
+    my $seed = $ENV{UMAMI_BODY_SEED} || 1;
 
-	open my $pipe, '-|', 'node', "$dir/compare.js", $driver, $cases, $seed
-		or die "node: $!\n";
-	my @lines = <$pipe>;
-	close $pipe;
+    open my $pipe, '-|', 'node', "$dir/compare.js", $driver, $cases, $seed
+        or die "node: $!\n";
+    my @lines = <$pipe>;
+    close $pipe;
 
-	is($?, 0, 'node ended well');
+    is($?, 0, 'node ended well');
 
-	my ($tally) = grep { /^\{/ } @lines;
-	my %tally = ($tally // '') =~ /"(\w+)":(\d+)/g;
+    my ($tally) = grep { /^\{/ } @lines;
+    my %tally = ($tally // '') =~ /"(\w+)":(\d+)/g;
 
-	diag($_) for grep { !/^\{/ } @lines;
+    diag($_) for grep { !/^\{/ } @lines;
 
-	is($tally{cases}, $cases, "$cases bodies made from seed $seed");
-	is($tally{wrong}, 0, 'none judged other than by JSON.parse()');
+    is($tally{cases}, $cases, "$cases bodies made from seed $seed");
+    is($tally{wrong}, 0, 'none judged other than by JSON.parse()');
 
-	# the bodies were such that the comparison says something
+    # the bodies were such that the comparison says something
 
-	cmp_ok($tally{$_} // 0, '>', $cases / 10, "$_ often enough")
-		for qw/ ok cut broken /;
+    cmp_ok($tally{$_} // 0, '>', $cases / 10, "$_ often enough")
+        for qw/ every ok cut broken /;
 }
 
 sub umami {
-	plan(skip_all => 'UMAMI_BODY_URL is not set') if !$ENV{UMAMI_BODY_URL};
+    plan(skip_all => 'UMAMI_BODY_URL is not set') if !$ENV{UMAMI_BODY_URL};
 
-	my $http = HTTP::Tiny->new(timeout => 30, keep_alive => 1);
-	my $net = 10 << 24 | (time() % 0xfff) << 12;
+    my $http = HTTP::Tiny->new(timeout => 30, keep_alive => 1);
+    my $net = 10 << 24 | (time() % 0xfff) << 12;
 
-	for my $row (grep { $_->{http} ne '-' } @rows) {
-		my @bodies = ($row->{body});
-		push @bodies, $row->{left} if $row->{left} !~ /^[-=]$/;
+    for my $row (grep { $_->{http} ne '-' } @rows) {
+        my @bodies = ($row->{body});
+        push @bodies, $row->{left} if $row->{left} !~ /^[-=]$/;
 
-		my @status = map {
-			$http->post("$ENV{UMAMI_BODY_URL}/api/send", {
-				content => $_,
-				headers => {
-					'content-type' => 'application/json',
-					'user-agent' => 'Mozilla/5.0 (X11; Linux x86_64)',
-					'x-forwarded-for' =>
-						join('.', unpack 'C4', pack 'N', ++$net),
-				},
-			})->{status}
-		} @bodies;
+        my @status = map {
+            $http->post("$ENV{UMAMI_BODY_URL}/api/send", {
+                content => $_,
+                headers => {
+                    'content-type' => 'application/json',
+                    'user-agent' => 'Mozilla/5.0 (X11; Linux x86_64)',
+                    'x-forwarded-for' =>
+                        join('.', unpack 'C4', pack 'N', ++$net),
+                },
+            })->{status}
+        } @bodies;
 
-		is(join('>', @status), $row->{http}, $row->{name});
-	}
+        is(join('>', @status), $row->{http}, $row->{name});
+    }
 }
 
 ###############################################################################
@@ -366,7 +403,7 @@ const PIECES = [
   '\\uDE00', '\\ud83d\\ude00', '\\ud83d\\ud83d\\ude00', '\\ude00\\ud83d',
   '\xc3\xa9', '\xe2\x82\xac', '\xf0\x9f\x98\x80', '\xc0\x80', '\xe2\x82', '\xff',
   '\xed\xa0\xbd\xed\xb8\x80', '\xf0\x9f\x98', '\xf4\x90\x80\x80', '\x80',
-  '\xe2\x80\xa8', '\xef\xbb\xbf', '\xf0', '\xe0\x9f\xbf', '\xe0\xa0', '\xc2',
+  '\xe2\x80\xa8', '\xef\xbb\xbf', '\xf0', '\xf5\x80', '\xe0\x9f\xbf', '\xe0\xa0', '\xc2',
 ];
 
 function text(length) {
@@ -501,6 +538,34 @@ function make() {
   return { kind, flags, body: Buffer.from(s, 'latin1') };
 }
 
+// Every byte at each place where a parser decides something, and every start of
+// a UTF-8 sequence in a string that is trimmed.
+
+function every() {
+  const places = ['X', 'X{}', '{}X', '{X}', '{"a"X1}', '{"a":X}', '{"a":1X}', '{"a":1X2}',
+    '{"a":0X}', '{"a":-X}', '{"a":1.X}', '{"a":1eX}', '{"a":1e-X}', '{"a":"X"}', '{"aX":1}',
+    '{"a":"12345678X12345678"}', '{"a":"\\X"}', '{"a":"\\u000X"}', '{"a":[1X2]}', '{"a":[X]}',
+    '{"a":{X}}', '{"a":tXue}', '{"a":truX}', '{"a":1,X"b":2}'];
+  const made = [];
+
+  for (let byte = 0; byte < 256; byte++) {
+    const c = String.fromCharCode(byte);
+    for (const place of places) {
+      made.push({ kind: 'send', flags: 'st', body: Buffer.from(place.replace('X', c), 'latin1') });
+    }
+    if (byte < 0x80) continue;
+    for (const next of '\x7f\x80\x8f\x90\x9f\xa0\xbf\xc0') {
+      for (const tail of ['', '\x80', '\x80\x80']) {
+        const body = `{"type":"event","payload":{"website":"${SITE}","screen":"${
+          (c + next + tail).repeat(12)}"}}`;
+        made.push({ kind: 'send', flags: 'st', body: Buffer.from(body, 'latin1') });
+      }
+    }
+  }
+
+  return made;
+}
+
 // What Request.json() does: two byte order marks are dropped under Node.js.
 
 function decode(bytes) {
@@ -551,7 +616,8 @@ function expected(kind, flags, root) {
 }
 
 const BROKEN = /^(body-empty|json-)/;
-const tests = [];
+const tests = every();
+const tally = { cases: 0, every: tests.length, ok: 0, cut: 0, shape: 0, broken: 0, wrong: 0 };
 
 for (let n = Number(cases); n > 0; n--) tests.push(make());
 
@@ -561,11 +627,12 @@ const run = spawnSync(driver, [], {
 });
 
 const answers = run.stdout.toString().split('\n');
-const tally = { cases: tests.length, ok: 0, cut: 0, shape: 0, broken: 0, wrong: 0 };
+tally.cases = tests.length - tally.every;
 
 function wrong(t, answer, why) {
   if (tally.wrong++ < 20) {
-    console.log(`${why}: ${t.kind} ${t.flags} ${JSON.stringify(t.body.toString('latin1'))}\n  ${answer}`);
+    console.log(`${why}: ${t.kind} ${t.flags} ${JSON.stringify(t.body.toString('latin1'))}`);
+    console.log(`  ${answer}`);
   }
 }
 

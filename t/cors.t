@@ -104,8 +104,7 @@ $t->run();
 my $beacon = '{"type":"event","payload":{"website":'
     . '"b59e9c65-ae32-47f1-8400-119fcf4861c4","url":"/"}}';
 
-my $expose = 'access-control-expose-headers: Retry-After, RateLimit, '
-    . 'RateLimit-Policy, X-Umami-Reason';
+my $expose = 'access-control-expose-headers: Retry-After, X-Umami-Reason';
 my @preflight = ('access-control-allow-headers: content-type, x-umami-cache',
     'access-control-allow-methods: GET, HEAD, POST');
 my $age = 'access-control-max-age: 86400';

@@ -94,6 +94,12 @@ sub got {
     is($text, "127.0.0.1:$ports[0] $ports[0] $ports[1] $dir", 'variables');
     isnt($ports[0], $ports[1], 'ports differ');
 
+    local $ENV{TEST_NGINX_GLOBALS} = 'timer_resolution 1s;';
+    like($t->expand('%%TEST_GLOBALS%%'), qr/^timer_resolution 1s;$/m,
+        'further directives');
+    local $ENV{TEST_NGINX_SLOW} = 3;
+    is(Test::Umami::slow(2), 6, 'time limits are longer');
+
     ok(!eval { $t->expand('%%NOBODY%%') }, 'unknown variable');
     like($@, qr/unknown %%NOBODY%%/, 'unknown variable is named');
 
@@ -124,6 +130,14 @@ sub got {
     ok(!$ok, 'check_conf of an address of others');
     like($err, qr/bind\(\) to 192\.0\.2\.1:\d+ failed/, 'check_conf says so');
     is($t->error_log(), '', 'check_conf leaves error.log alone');
+
+    $t->write_file('fake-nginx', "#!/bin/sh\nenv >&2\n");
+    chmod 0755, "$dir/fake-nginx";
+    local $ENV{TEST_NGINX_BINARY} = "$dir/fake-nginx";
+    local $ENV{ASAN_OPTIONS} = 'color=never';
+    like(($t->check_conf($conf))[1],
+        qr{^ASAN_OPTIONS=color=never:log_path=\Q$dir\E/asan$}m,
+        'sanitizer reports go to the directory');
 }
 
 # start that fails, start
@@ -773,11 +787,13 @@ sub interrupted {
     isnt($rc, 0, 'module: fails');
     like($err, qr{/no/such\.so is missing: run "make build"}, 'module: why');
 
-    ($rc, $out, $err, my $left) = inner('leave', "$lives \$t->done_testing();",
-        dir => 1, leave => 1);
-    ok(-s "$left/error.log", 'leave: directory stays');
-    like($err, qr/left: \Q$left\E/, 'leave: says where');
-    File::Path::remove_tree($left);
+    {
+        local $ENV{TMPDIR} = $dir;
+        ($rc, $out, $err, my $left) = inner('leave',
+            "$lives \$t->done_testing();", dir => 1, leave => 1);
+        ok(-s "$left/error.log", 'leave: directory stays');
+        like($err, qr/left: \Q$left\E/, 'leave: says where');
+    }
 
     ($rc, $out, $err) = inner('during', 'told(); $SIG{ALRM} = sub { kill TERM '
         . '=> $$ }; Time::HiRes::ualarm(200000); Test::Umami::capture('

@@ -116,9 +116,10 @@ http {
             proxy_pass   http://127.0.0.1:%%PORT_1%%;
         }
 
-        location = /rewritten {
-            rewrite      ^ /landing;
+        location = /returned {
             umami_limit  once;
+            error_page   410 = /landing;
+            return       410;
         }
 
         location = /files {
@@ -309,7 +310,7 @@ for my $way (qw/ redis memory /) {
     }
 
     # a request is counted once, wherever it is sent on
-    for my $uri (qw{ /redirected /named /accelerated /rewritten /files
+    for my $uri (qw{ /redirected /named /accelerated /returned /files
         /mirrored })
     {
         is(sure($n, sub {

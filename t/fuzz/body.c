@@ -4,19 +4,21 @@
  */
 
 
+/*
+ * The codec of beacon bodies: what it cuts lies in order, and what is left is
+ * the same beacon with nothing more to cut.
+ *
+ * An input is a letter for the kind, "s", "b" or "r", a byte whose low six bits
+ * are the flags, so that "4" is strip, trim and hostname, and a body.
+ *
+ * sources: ngx_umami_body.c ngx_umami_body_reason.c ngx_umami_field.c
+ * sources: ngx_umami_scan.c ngx_umami_weburl.c
+ */
+
 #include <ngx_config.h>
 #include <ngx_core.h>
 #include "ngx_umami_body.h"
 
-
-/*
- * A libFuzzer target for the codec of beacon bodies.  An input is a letter for
- * the kind, "s", "b" or "r", a byte whose low six bits are the flags, so that
- * "4" is strip, trim and hostname, and a body.
- *
- * Links with ngx_umami_body.c, ngx_umami_body_reason.c, ngx_umami_field.c,
- * ngx_umami_scan.c and ngx_umami_weburl.c, and nothing of nginx.
- */
 
 #define BODY_CUTS   8
 #define BODY_ITEMS  4
@@ -52,8 +54,6 @@ LLVMFuzzerTestOneInput(const u_char *data, size_t size)
 
     if (body.reason == NGX_UMAMI_BODY_OK) {
         rest = body_left(&body, start, size, &len);
-
-        /* what is left is the same beacon, with nothing more to cut */
 
         body_scan(&again, none, data[0], data[1], rest, len);
 

@@ -379,13 +379,20 @@ sub record {
 
 sub records {
     my ($self) = @_;
-    my $text = $self->{t}->read_file("$self->{dir}/log");
-    return map { $json->decode($_) } $text =~ /^(.+)\n/mg;
+    my $text = $self->{t}->read_file("$self->{dir}/log", $self->{read} // 0);
+
+    while ($text =~ /\G(.+)\n/g) {
+        push @{$self->{records}}, $json->decode($1);
+        $self->{read} += length($1) + 1;
+    }
+
+    return @{$self->{records} // []};
 }
 
 sub forget {
     my ($self) = @_;
     truncate "$self->{dir}/log", 0;
+    delete @{$self}{qw/ read records /};
     return $self;
 }
 
