@@ -12,6 +12,14 @@
 
 #define NGX_UMAMI_RESP_TEXT  1024           /* bytes, at least */
 
+
+#if (HIREDIS_MAJOR >= 1)
+typedef size_t  ngx_umami_resp_count_t;
+#else
+typedef int     ngx_umami_resp_count_t;
+#endif
+
+
 typedef enum {
     sw_start = 0,
     sw_text,
@@ -60,20 +68,24 @@ static ngx_int_t ngx_umami_resp_element(ngx_umami_resp_t *resp);
 
 static void *ngx_umami_resp_string(const redisReadTask *task, char *str,
     size_t len);
-static void *ngx_umami_resp_array(const redisReadTask *task, int elements);
+static void *ngx_umami_resp_array(const redisReadTask *task,
+    ngx_umami_resp_count_t elements);
 static void *ngx_umami_resp_integer(const redisReadTask *task,
     long long value);
 static void *ngx_umami_resp_nil(const redisReadTask *task);
 
 
-/* hiredis does not declare it const; none of these allocates an object */
+/*
+ * Named, since hiredis 1.0 has more members, in another order: those of RESP3,
+ * which is never asked for.  hiredis does not declare it const; none of these
+ * allocates an object.
+ */
 
 static redisReplyObjectFunctions  ngx_umami_resp_functions = {
-    ngx_umami_resp_string,
-    ngx_umami_resp_array,
-    ngx_umami_resp_integer,
-    ngx_umami_resp_nil,
-    NULL
+    .createString = ngx_umami_resp_string,
+    .createArray = ngx_umami_resp_array,
+    .createInteger = ngx_umami_resp_integer,
+    .createNil = ngx_umami_resp_nil
 };
 
 
@@ -489,7 +501,8 @@ ngx_umami_resp_string(const redisReadTask *task, char *str, size_t len)
 
 
 static void *
-ngx_umami_resp_array(const redisReadTask *task, int elements)
+ngx_umami_resp_array(const redisReadTask *task,
+    ngx_umami_resp_count_t elements)
 {
     ngx_umami_resp_t *resp = task->privdata;
 
