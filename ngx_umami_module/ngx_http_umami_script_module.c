@@ -44,6 +44,7 @@ static char *ngx_http_umami_script_merge_loc_conf(ngx_conf_t *cf, void *parent,
     void *child);
 static char *ngx_http_umami_script(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
+static char *ngx_http_umami_script_source(ngx_conf_t *cf, ngx_str_t *uri);
 static ngx_umami_script_t *ngx_http_umami_script_add(ngx_conf_t *cf,
     ngx_str_t *uri);
 static ngx_int_t ngx_http_umami_script_init_worker(ngx_cycle_t *cycle);
@@ -506,7 +507,7 @@ ngx_http_umami_script(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
                    "\"source=/script.js\"";
         }
 
-        return NGX_CONF_OK;
+        return ngx_http_umami_script_source(cf, &uslcf->uri);
     }
 
     value = cf->args->elts;
@@ -521,6 +522,30 @@ ngx_http_umami_script(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 
     uslcf->uri.data = value[1].data + 7;
     uslcf->uri.len = value[1].len - 7;
+
+    return ngx_http_umami_script_source(cf, &uslcf->uri);
+}
+
+
+/* it stands in a request line and in the label of a metric */
+
+static char *
+ngx_http_umami_script_source(ngx_conf_t *cf, ngx_str_t *uri)
+{
+    u_char      c;
+    ngx_uint_t  i;
+
+    for (i = 0; i < uri->len; i++) {
+        c = uri->data[i];
+
+        if (c <= ' ' || c >= 0x7f || c == '"' || c == '#' || c == '\\') {
+            ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                               "the path \"%V\" in \"umami_script\" has a "
+                               "character that needs percent-encoding, as in "
+                               "\"source=/my%%20script.js\"", uri);
+            return NGX_CONF_ERROR;
+        }
+    }
 
     return NGX_CONF_OK;
 }

@@ -13,6 +13,9 @@
 #define NGX_UMAMI_ZONE_SIZE      (16 * 1024 * 1024)
 #define NGX_UMAMI_ZONE_MIN_SIZE  (1024 * 1024)
 
+/* nginx's own default, milliseconds */
+#define NGX_UMAMI_RESOLVER_TIMEOUT  30000
+
 
 static void *ngx_umami_create_main_conf(ngx_conf_t *cf);
 static char *ngx_umami_init_main_conf(ngx_conf_t *cf, void *conf);
@@ -462,6 +465,7 @@ static ngx_int_t
 ngx_umami_init(ngx_conf_t *cf)
 {
     char                        *user;
+    ngx_msec_t                   timeout;
     ngx_resolver_t              *resolver;
     ngx_http_core_loc_conf_t    *clcf;
     ngx_http_umami_main_conf_t  *umcf;
@@ -489,23 +493,28 @@ ngx_umami_init(ngx_conf_t *cf)
         resolver = NULL;
     }
 
+    /* the level of "http" itself is not merged with nginx's default */
+
+    timeout = clcf->resolver_timeout;
+
+    if (timeout == NGX_CONF_UNSET_MSEC) {
+        timeout = NGX_UMAMI_RESOLVER_TIMEOUT;
+    }
+
     user = NULL;
 
     if (umcf->upstream) {
-        ngx_umami_fetch_set_resolver(umcf->upstream, resolver,
-                                     clcf->resolver_timeout);
+        ngx_umami_fetch_set_resolver(umcf->upstream, resolver, timeout);
         user = ngx_umami_fetch_named(umcf->upstream) ? "umami_upstream" : user;
     }
 
     if (umcf->redis) {
-        ngx_umami_redis_set_resolver(umcf->redis, resolver,
-                                     clcf->resolver_timeout);
+        ngx_umami_redis_set_resolver(umcf->redis, resolver, timeout);
         user = ngx_umami_redis_named(umcf->redis) ? "umami_redis" : user;
     }
 
     if (umcf->postgres) {
-        ngx_umami_postgres_set_resolver(umcf->postgres, resolver,
-                                        clcf->resolver_timeout);
+        ngx_umami_postgres_set_resolver(umcf->postgres, resolver, timeout);
         user = ngx_umami_postgres_named(umcf->postgres) ? "umami_postgres"
                                                         : user;
     }

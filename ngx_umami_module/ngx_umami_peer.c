@@ -65,7 +65,8 @@ ngx_umami_peer_init(ngx_pool_t *pool, ngx_umami_peer_t *peer, ngx_str_t *host,
     u.no_resolve = 1;
 
     if (ngx_parse_url(pool, &u) != NGX_OK) {
-        return u.err ? u.err : "has an invalid host";
+        return (host->data[0] == '/') ? "has a path too long for a socket"
+                                      : "has an invalid host";
     }
 
     peer->addrs = u.addrs;

@@ -452,6 +452,13 @@ bad(location => "umami_script $_;", "unknown \"$_\" in \"umami_script\", it "
     for qw{ /script.js source= source=script.js file=/script.js };
 bad(location => 'umami_script; umami_script;',
     '"umami_script" directive is duplicate');
+bad(location => "umami_script '$_';", 'the path "/...in "umami_script" has a '
+    . 'character that needs percent-encoding, as in '
+    . '"source=/my%20script.js"') for map { "source=/$_" } 'a b', 'a"b', 'a#b',
+        "caf\xc3\xa9", 'a\\\\b';
+bad(location => 'umami_script;', 'the path "/my script.js" in "umami_script"',
+    "= '/my script.js'");
+good(location => 'umami_script source=/my%20script.js;', "= '/my script.js'");
 bad(location => 'umami_script source=/' . 'x' x 100 . ';', 'no room for the '
     . 'counter "...": a name has at most 103 bytes');
 

@@ -108,12 +108,12 @@ for (['3 in 1s', 3, 1], ['100 in 1m', 100, 60], ['1 in 31d', 1, 31 * 86400],
     is((charge($now, $key, @rule, cost => $quota))[0], 1, "$name: all at once");
     is((charge($now, $key, @rule))[0], 0, "$name: no more");
     is((charge($now + $w - 1, $key, @rule))[0], 0, "$name: not in this window");
-    is((charge($now + $w, $key, @rule))[0], 0, "$name: nor when the next begins");
+    is((charge($now + $w, $key, @rule))[0], 0, "$name: nor when one begins");
 
     # of the last window two thirds are left
     my $third = $now + $w + int($w / 3) + 1;
-    my $room = (judge($third, $key, @rule))[1] + (judge($third, $key, @rule))[0];
-    is($room, int($quota / 3), "$name: it fades");
+    my ($allowed, $left) = judge($third, $key, @rule);
+    is($allowed + $left, int($quota / 3), "$name: it fades");
     is((judge($now + 2 * $w, $key, @rule))[1], $quota - 1,
         "$name: it has faded");
     is((judge($now + 90 * 365 * DAY, $key, @rule))[1], $quota - 1,
@@ -355,10 +355,10 @@ sub compare {
     $lua =~ s/\Q$expiry\E/86400000/;
 
     my $sha = $redis->cli('SCRIPT', 'LOAD', $lua);
-    my @rules = ([bucket(1, 1, 0)], [bucket(60, 60, 30)], [bucket(1000, 3600, 50)],
-        [bucket(1_000_000, 1, 1_000_000_000)], [bucket(1, 86400, 5)],
-        [bucket(7, 60, 3)], [window(3, 1)], [window(100, 60)],
-        [window(1_000_000, 3600)], [window(10, 31 * 86400)], [window(7, 10)]);
+    my @rules = ([bucket(1, 1, 0)], [bucket(60, 60, 30)], [bucket(7, 60, 3)],
+        [bucket(1000, 3600, 50)], [bucket(1_000_000, 1, 1_000_000_000)],
+        [bucket(1, 86400, 5)], [window(3, 1)], [window(100, 60)], [window(7, 10)],
+        [window(1_000_000, 3600)], [window(10, 31 * 86400)]);
     my @key = map { key() } @rules;
 
     my ($now, $s, @sent, @different) = (START, $redis->connect());

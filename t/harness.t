@@ -136,7 +136,7 @@ sub got {
     local $ENV{TEST_NGINX_BINARY} = "$dir/fake-nginx";
     local $ENV{ASAN_OPTIONS} = 'color=never';
     like(($t->check_conf($conf))[1],
-        qr{^ASAN_OPTIONS=color=never:detect_leaks=0:log_path=\Q$dir\E/asan$}m,
+        qr{^ASAN_OPTIONS=color=never:log_path=\Q$dir\E/asan$}m,
         'sanitizer reports go to the directory');
 }
 

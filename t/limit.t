@@ -134,6 +134,12 @@ http {
             empty_gif;
         }
 
+        location = /authorized {
+            auth_request  /landing;
+            umami_limit   once;
+            empty_gif;
+        }
+
         location = /refused {
             umami_limit  never;
             error_page   429 = /landing;
@@ -167,7 +173,8 @@ my $secret = '0123456789abcdef0123456789abcdef';
 my $site = 'a3f1c9d2-58b7-4e06-9d41-7c2e8b5f0a16';
 my ($visitors, $websites) = (0, 0);
 
-my $t = Test::Umami->new()->has_daemon('redis-server');
+my $t = Test::Umami->new()->has('http_auth_request')
+    ->has_daemon('redis-server');
 my $redis = Test::Umami::Redis->real($t);
 
 # two that share a Redis, and one that has none
@@ -311,7 +318,7 @@ for my $way (qw/ redis memory /) {
 
     # a request is counted once, wherever it is sent on
     for my $uri (qw{ /redirected /named /accelerated /returned /files
-        /mirrored })
+        /mirrored /authorized })
     {
         is(sure($n, sub {
             my ($who, $from, $asked) = (@_, told($n, 'once'), asked($n));
@@ -380,8 +387,8 @@ for my $way (qw/ redis memory /) {
     my @keys = @{$redis->cli('KEYS', '*')};
     is(scalar @keys, 5, 'a key for each rule');
     is(scalar(grep { $redis->cli('PTTL', $_) > 0 } @keys), 5, 'all expire');
-    is(scalar(grep { /192\.0\.2|$site/ } @keys, map { $redis->cli('GET', $_) } @keys),
-        0, 'none names the visitor or the website');
+    is(scalar(grep { /192\.0\.2|$site/ } map { $_, $redis->cli('GET', $_) }
+        @keys), 0, 'none names the visitor or the website');
 }
 
 # one round trip for all rules, one connection for each worker

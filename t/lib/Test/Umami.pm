@@ -383,10 +383,10 @@ sub command {
     my ($self, $conf, $log, @more) = @_;
     $ran = 1;
     return [nginx(), '-p', "$self->{dir}/", '-c', $conf, '-e', $log, @more],
-        env => { map { ("${_}_OPTIONS" => join ':', $ENV{"${_}_OPTIONS"} // (),
-            # nginx -t exits without freeing its pools
-            $_ eq 'ASAN' && "@more" eq '-t' ? 'detect_leaks=0' : (),
-            "log_path=$self->{dir}/\L$_") } qw/ ASAN UBSAN / };
+        env => { LSAN_OPTIONS =>
+                "print_suppressions=0:suppressions=$root/t/lsan.suppress",
+            map { ("${_}_OPTIONS" => join ':', $ENV{"${_}_OPTIONS"} // (),
+                "log_path=$self->{dir}/\L$_") } qw/ ASAN UBSAN / };
 }
 
 sub run {
