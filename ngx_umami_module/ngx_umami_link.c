@@ -302,16 +302,7 @@ ngx_umami_link_ready(ngx_umami_link_t *link)
     link->ready = 1;
     link->tries = 0;
 
-    if (link->reported) {
-        link->reported = 0;
-        link->core.log_level = link->log.log_level;
-
-        ngx_log_error(NGX_LOG_WARN, &link->log, 0, "%s is back", link->name);
-
-    } else {
-        ngx_log_error(NGX_LOG_INFO, &link->log, 0, "%s is connected",
-                      link->name);
-    }
+    ngx_log_error(NGX_LOG_INFO, &link->log, 0, "%s is connected", link->name);
 }
 
 
@@ -319,6 +310,13 @@ void
 ngx_umami_link_good(ngx_umami_link_t *link)
 {
     link->backoff = NGX_UMAMI_LINK_BACKOFF;
+
+    if (link->reported) {
+        link->reported = 0;
+        link->core.log_level = link->log.log_level;
+
+        ngx_log_error(NGX_LOG_WARN, &link->log, 0, "%s is back", link->name);
+    }
 }
 
 

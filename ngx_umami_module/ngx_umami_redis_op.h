@@ -114,7 +114,7 @@ struct ngx_umami_redis_s {
     ngx_umami_redis_reason_e    cause;      /* why the link is given up */
 
     unsigned                    ready:1;
-    unsigned                    suspect:1;  /* declined until a reply comes */
+    unsigned                    suspect:1;  /* declined until one is prompt */
     unsigned                    failing:1;
 };
 

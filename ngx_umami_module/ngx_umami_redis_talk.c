@@ -12,6 +12,8 @@
 
 #define NGX_UMAMI_REDIS_PATIENCE  1000      /* ms, for the oldest reply */
 #define NGX_UMAMI_REDIS_IDLE      10000     /* ms, without a reply: PING */
+#define NGX_UMAMI_REDIS_PROBE     250       /* ms, while it is suspect */
+#define NGX_UMAMI_REDIS_PROMPT    5         /* ms, a reply that lifts that */
 #define NGX_UMAMI_REDIS_QUOTE     256       /* bytes of an error in the log */
 #define NGX_UMAMI_REDIS_COMPLAIN  60        /* seconds between such warnings */
 
@@ -38,6 +40,7 @@ static void ngx_umami_redis_done(ngx_umami_redis_op_t *op,
     ngx_umami_redis_reason_e reason, ngx_umami_resp_reply_t *answer);
 static void ngx_umami_redis_give_up(ngx_umami_redis_t *redis,
     ngx_umami_redis_reason_e reason, char *why);
+static ngx_msec_t ngx_umami_redis_pause(ngx_umami_redis_t *redis);
 static void ngx_umami_redis_watch_handler(ngx_event_t *ev);
 
 
@@ -194,8 +197,13 @@ ngx_umami_redis_talk_read(void *data, u_char *pos, u_char *last)
         op = ngx_queue_data(q, ngx_umami_redis_op_t, queue);
 
         redis->active = ngx_current_msec;
-        redis->expired = 0;
-        redis->suspect = 0;
+
+        /* a reply that comes late shows that the next one would, too */
+
+        if (redis->active - op->sent <= NGX_UMAMI_REDIS_PROMPT) {
+            redis->expired = 0;
+            redis->suspect = 0;
+        }
 
         ngx_umami_redis_answer(op, &answer);
 
@@ -205,6 +213,10 @@ ngx_umami_redis_talk_read(void *data, u_char *pos, u_char *last)
     }
 
     redis->link.connection->idle = (redis->nsent == 0);
+
+    if (redis->nsent == 0 && redis->suspect) {
+        ngx_umami_redis_talk_watch(redis);
+    }
 }
 
 
@@ -497,8 +509,8 @@ ngx_umami_redis_talk_watch(ngx_umami_redis_t *redis)
     if (ngx_queue_empty(&redis->sent)) {
 
         if (!ngx_exiting) {
-            ngx_umami_redis_arm(&redis->watch,
-                                redis->active + NGX_UMAMI_REDIS_IDLE);
+            ngx_umami_redis_arm(&redis->watch, redis->active
+                                               + ngx_umami_redis_pause(redis));
         }
 
         return;
@@ -508,6 +520,13 @@ ngx_umami_redis_talk_watch(ngx_umami_redis_t *redis)
     op = ngx_queue_data(q, ngx_umami_redis_op_t, queue);
 
     ngx_umami_redis_arm(&redis->watch, op->sent + NGX_UMAMI_REDIS_PATIENCE);
+}
+
+
+static ngx_msec_t
+ngx_umami_redis_pause(ngx_umami_redis_t *redis)
+{
+    return redis->suspect ? NGX_UMAMI_REDIS_PROBE : NGX_UMAMI_REDIS_IDLE;
 }
 
 
@@ -543,7 +562,7 @@ ngx_umami_redis_watch_handler(ngx_event_t *ev)
             return;
         }
 
-    } else if (ngx_current_msec - redis->active >= NGX_UMAMI_REDIS_IDLE
+    } else if (ngx_current_msec - redis->active >= ngx_umami_redis_pause(redis)
                && !ngx_exiting)
     {
         op = ngx_umami_redis_op(redis, NGX_UMAMI_REDIS_PING);
