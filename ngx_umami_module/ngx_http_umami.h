@@ -112,10 +112,11 @@ typedef struct {
 typedef struct {
     ngx_http_request_t         *request;
     ngx_event_t                 wake;
-    ngx_uint_t                  step;       /* the one to take next */
+    ngx_uint_t                  taken;      /* bits of steps */
 
     /* client: the address in canonical text */
     ngx_str_t                   client;
+    void                       *client_conf; /* that it was found by */
     ngx_uint_t                  proven;     /* the edge showed its secret */
 
     /* beacon */
@@ -140,6 +141,7 @@ typedef struct {
 
     unsigned                    suspended:1;
     unsigned                    body_read:1;
+    unsigned                    collect:1;  /* headers are a beacon's */
     unsigned                    keepalive:1;  /* before it was refused */
     unsigned                    replaced:1;
     unsigned                    answered:1;

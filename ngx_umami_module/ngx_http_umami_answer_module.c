@@ -38,6 +38,8 @@ static ngx_int_t ngx_http_umami_answer_error(ngx_http_request_t *r,
     ngx_http_umami_ctx_t *ctx);
 static ngx_int_t ngx_http_umami_answer_error_headers(ngx_http_request_t *r,
     ngx_http_umami_ctx_t *ctx, ngx_http_umami_answer_text_t *text);
+static void ngx_http_umami_answer_clear(ngx_http_request_t *r,
+    ngx_str_t *name);
 static void ngx_http_umami_answer_text(ngx_uint_t reason, ngx_uint_t status,
     ngx_http_umami_answer_text_t *text);
 static ngx_int_t ngx_http_umami_answer_add_counters(ngx_conf_t *cf);
@@ -274,6 +276,8 @@ ngx_http_umami_answer_error_headers(ngx_http_request_t *r,
         return NGX_ERROR;
     }
 
+    ngx_http_umami_answer_clear(r, &ngx_http_umami_answer_header_reason);
+
     if (ngx_http_umami_add_header(r, &ngx_http_umami_answer_header_reason,
                                   &text->code)
         != NGX_OK)
@@ -303,6 +307,39 @@ ngx_http_umami_answer_error_headers(ngx_http_request_t *r,
 
     return ngx_http_umami_add_header(r, &ngx_http_umami_answer_header_retry,
                                      &seconds);
+}
+
+
+/* what the upstream said by the same name */
+
+static void
+ngx_http_umami_answer_clear(ngx_http_request_t *r, ngx_str_t *name)
+{
+    ngx_uint_t        i;
+    ngx_list_part_t  *part;
+    ngx_table_elt_t  *h;
+
+    part = &r->headers_out.headers.part;
+    h = part->elts;
+
+    for (i = 0; /* void */; i++) {
+
+        if (i >= part->nelts) {
+            if (part->next == NULL) {
+                return;
+            }
+
+            part = part->next;
+            h = part->elts;
+            i = 0;
+        }
+
+        if (h[i].key.len == name->len
+            && ngx_strncasecmp(h[i].key.data, name->data, name->len) == 0)
+        {
+            h[i].hash = 0;
+        }
+    }
 }
 
 

@@ -197,6 +197,12 @@ ngx_http_umami_beacon_judge(ngx_http_request_t *r, ngx_http_umami_ctx_t *ctx,
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
+    /* of a redirect the first location may have read more */
+
+    if (text.len > ublcf->max_size) {
+        return NGX_HTTP_REQUEST_ENTITY_TOO_LARGE;
+    }
+
     body = ngx_pcalloc(r->pool, sizeof(ngx_umami_body_t));
     if (body == NULL) {
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
@@ -353,13 +359,16 @@ ngx_http_umami_beacon_cut(ngx_http_request_t *r, ngx_umami_body_t *body,
 }
 
 
-/* in lower case, since to Umami the case makes no other website */
+/*
+ * In lower case, since to Umami the case makes no other website.  A batch for
+ * several is of none of them, lest its first item choose whose quota it uses.
+ */
 
 static ngx_int_t
 ngx_http_umami_beacon_website(ngx_http_request_t *r,
     ngx_http_variable_value_t *v, uintptr_t data)
 {
-    u_char                *p;
+    ngx_str_t              website;
     ngx_http_umami_ctx_t  *ctx;
 
     ctx = ngx_http_umami_get_ctx(r);
@@ -369,15 +378,21 @@ ngx_http_umami_beacon_website(ngx_http_request_t *r,
         return NGX_OK;
     }
 
-    p = ngx_pnalloc(r->pool, ctx->body->website.len);
-    if (p == NULL) {
-        return NGX_ERROR;
+    if (ctx->body->mixed) {
+        ngx_str_set(&website, "mixed");
+
+    } else {
+        website.len = ctx->body->website.len;
+        website.data = ngx_pnalloc(r->pool, website.len);
+        if (website.data == NULL) {
+            return NGX_ERROR;
+        }
+
+        ngx_strlow(website.data, ctx->body->website.data, website.len);
     }
 
-    ngx_strlow(p, ctx->body->website.data, ctx->body->website.len);
-
-    v->data = p;
-    v->len = ctx->body->website.len;
+    v->data = website.data;
+    v->len = website.len;
     v->valid = 1;
     v->no_cacheable = 0;
     v->not_found = 0;

@@ -69,7 +69,7 @@ static ngx_str_t  ngx_http_umami_client_viewer =
 static ngx_http_variable_t  ngx_http_umami_client_vars[] = {
 
     { ngx_string("umami_client"), NULL, ngx_http_umami_client_variable, 0,
-      0, 0 },
+      NGX_HTTP_VAR_NOCACHEABLE, 0 },
 
       ngx_http_null_variable
 };
@@ -135,7 +135,7 @@ ngx_http_umami_client_step(ngx_http_request_t *r, ngx_http_umami_ctx_t *ctx)
 }
 
 
-/* fills in ctx->client, once; it stays empty where the peer has no address */
+/* fills in ctx->client, which stays empty where the peer has no address */
 
 ngx_int_t
 ngx_http_umami_client_address(ngx_http_request_t *r, ngx_http_umami_ctx_t *ctx)
@@ -147,7 +147,11 @@ ngx_http_umami_client_address(ngx_http_request_t *r, ngx_http_umami_ctx_t *ctx)
     ngx_table_elt_t                   *h;
     ngx_http_umami_client_loc_conf_t  *uclcf;
 
-    if (ctx->client.data) {
+    uclcf = ngx_http_get_module_loc_conf(r, ngx_http_umami_client_module);
+
+    /* the headers that tell it are there until Umami's take their place */
+
+    if (ctx->client.data && (ctx->client_conf == uclcf || ctx->headers_in)) {
         return NGX_OK;
     }
 
@@ -156,7 +160,7 @@ ngx_http_umami_client_address(ngx_http_request_t *r, ngx_http_umami_ctx_t *ctx)
         return NGX_ERROR;
     }
 
-    uclcf = ngx_http_get_module_loc_conf(r, ngx_http_umami_client_module);
+    ctx->client_conf = uclcf;
 
     addr.sockaddr = r->connection->sockaddr;
     addr.socklen = r->connection->socklen;
@@ -510,6 +514,7 @@ static char *
 ngx_http_umami_client_header(ngx_conf_t *cf,
     ngx_http_umami_client_loc_conf_t *uclcf)
 {
+    u_char     *p;
     ngx_str_t  *value;
 
     value = cf->args->elts;
@@ -524,6 +529,20 @@ ngx_http_umami_client_header(ngx_conf_t *cf,
     uclcf->header.len = value[2].len;
     uclcf->header.data = ngx_pnalloc(cf->pool, value[2].len);
     if (uclcf->header.data == NULL) {
+        return NGX_CONF_ERROR;
+    }
+
+    for (p = value[2].data; p < value[2].data + value[2].len; p++) {
+
+        if (*p <= ' ' || *p >= 0x7f || *p == ':' || *p == '"') {
+            break;
+        }
+    }
+
+    if (value[2].len == 0 || p < value[2].data + value[2].len) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "\"%V\" in \"umami_client\" can not be the name of "
+                           "a header", &value[2]);
         return NGX_CONF_ERROR;
     }
 

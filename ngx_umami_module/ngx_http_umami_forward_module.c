@@ -15,11 +15,13 @@
 #define NGX_HTTP_UMAMI_FORWARD_NEVER     1
 #define NGX_HTTP_UMAMI_FORWARD_PROVEN    2    /* passes from a proven edge */
 #define NGX_HTTP_UMAMI_FORWARD_COLLECT   3    /* dropped from beacons only */
+#define NGX_HTTP_UMAMI_FORWARD_JUDGED    4    /* where the body was judged */
 
 
 typedef struct {
     ngx_hash_t   dropped;
     ngx_uint_t   forwarded_hash;
+    ngx_uint_t   type_hash;
 } ngx_http_umami_forward_main_conf_t;
 
 
@@ -32,6 +34,8 @@ typedef struct {
 static ngx_uint_t ngx_http_umami_forward_drops(
     ngx_http_umami_forward_main_conf_t *ufmcf, ngx_table_elt_t *h,
     ngx_http_umami_ctx_t *ctx, ngx_uint_t collect);
+static ngx_int_t ngx_http_umami_forward_type(ngx_http_request_t *r,
+    ngx_http_umami_forward_main_conf_t *ufmcf);
 static ngx_int_t ngx_http_umami_forward_client(ngx_http_request_t *r,
     ngx_http_umami_ctx_t *ctx, ngx_uint_t hash);
 static void ngx_http_umami_forward_repoint(ngx_http_request_t *r,
@@ -88,6 +92,7 @@ static ngx_http_umami_forward_header_t  ngx_http_umami_forward_headers[] = {
     { ngx_string("cookie"), NGX_HTTP_UMAMI_FORWARD_COLLECT },
     { ngx_string("authorization"), NGX_HTTP_UMAMI_FORWARD_COLLECT },
     { ngx_string("upgrade"), NGX_HTTP_UMAMI_FORWARD_COLLECT },
+    { ngx_string("content-type"), NGX_HTTP_UMAMI_FORWARD_JUDGED },
     { ngx_string("x-middleware-subrequest"), NGX_HTTP_UMAMI_FORWARD_COLLECT },
     { ngx_string("x-middleware-rewrite"), NGX_HTTP_UMAMI_FORWARD_COLLECT },
     { ngx_string("x-matched-path"), NGX_HTTP_UMAMI_FORWARD_COLLECT },
@@ -142,7 +147,12 @@ ngx_http_umami_forward_step(ngx_http_request_t *r, ngx_http_umami_ctx_t *ctx)
     ngx_http_umami_loc_conf_t           *ulcf;
     ngx_http_umami_forward_main_conf_t  *ufmcf;
 
-    if (ctx->headers_in) {
+    ulcf = ngx_http_get_module_loc_conf(r, ngx_http_umami_request_module);
+    ufmcf = ngx_http_get_module_main_conf(r, ngx_http_umami_forward_module);
+
+    collect = ulcf->steps & NGX_HTTP_UMAMI_BEACON;
+
+    if (ctx->headers_in && (ctx->collect || !collect)) {
         return NGX_OK;
     }
 
@@ -150,17 +160,17 @@ ngx_http_umami_forward_step(ngx_http_request_t *r, ngx_http_umami_ctx_t *ctx)
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
-    ulcf = ngx_http_get_module_loc_conf(r, ngx_http_umami_request_module);
-    ufmcf = ngx_http_get_module_main_conf(r, ngx_http_umami_forward_module);
+    ctx->collect = (collect != 0);
 
-    collect = ulcf->steps & NGX_HTTP_UMAMI_BEACON;
-
-    ctx->headers_in = ngx_palloc(r->pool, sizeof(ngx_http_headers_in_t));
     if (ctx->headers_in == NULL) {
-        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+        ctx->headers_in = ngx_palloc(r->pool, sizeof(ngx_http_headers_in_t));
+        if (ctx->headers_in == NULL) {
+            return NGX_HTTP_INTERNAL_SERVER_ERROR;
+        }
+
+        *ctx->headers_in = r->headers_in;
     }
 
-    *ctx->headers_in = r->headers_in;
     headers = r->headers_in.headers;
 
     if (ngx_list_init(&r->headers_in.headers, r->pool, 20,
@@ -198,6 +208,12 @@ ngx_http_umami_forward_step(ngx_http_request_t *r, ngx_http_umami_ctx_t *ctx)
         *copy = h[i];
     }
 
+    /* what was judged is JSON: no charset may make another text of it */
+
+    if (ctx->body && ngx_http_umami_forward_type(r, ufmcf) != NGX_OK) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
     if (collect) {
 
         /* the path as it was matched: Umami answers "//api/send" with 308 */
@@ -228,6 +244,9 @@ ngx_http_umami_forward_drops(ngx_http_umami_forward_main_conf_t *ufmcf,
 
     case NGX_HTTP_UMAMI_FORWARD_COLLECT:
         return collect != 0;
+
+    case NGX_HTTP_UMAMI_FORWARD_JUDGED:
+        return ctx->body != NULL;
 
     default:
         return 0;
@@ -276,6 +295,31 @@ ngx_http_umami_forward_repoint(ngx_http_request_t *r, ngx_table_elt_t *dropped)
     }
 
 #endif
+}
+
+
+static ngx_int_t
+ngx_http_umami_forward_type(ngx_http_request_t *r,
+    ngx_http_umami_forward_main_conf_t *ufmcf)
+{
+    ngx_table_elt_t  *h;
+
+    h = ngx_list_push(&r->headers_in.headers);
+    if (h == NULL) {
+        return NGX_ERROR;
+    }
+
+    h->hash = ufmcf->type_hash;
+    ngx_str_set(&h->key, "Content-Type");
+    ngx_str_set(&h->value, "application/json");
+    h->lowcase_key = (u_char *) "content-type";
+#if (NGX_HTTP_UMAMI_LINKED_HEADERS)
+    h->next = NULL;
+#endif
+
+    r->headers_in.content_type = h;
+
+    return NGX_OK;
 }
 
 
@@ -397,6 +441,9 @@ ngx_http_umami_forward_init(ngx_conf_t *cf)
     ufmcf->forwarded_hash =
         ngx_hash_key(ngx_http_umami_forward_headers[0].name.data,
                      ngx_http_umami_forward_headers[0].name.len);
+
+    ufmcf->type_hash = ngx_hash_key((u_char *) "content-type",
+                                    sizeof("content-type") - 1);
 
     hash.hash = &ufmcf->dropped;
     hash.key = ngx_hash_key;

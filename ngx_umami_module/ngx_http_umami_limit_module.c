@@ -13,6 +13,9 @@
 /* how long a request waits for Redis, milliseconds */
 #define NGX_HTTP_UMAMI_LIMIT_BUDGET    5
 
+/* in one location: what one command to Redis holds */
+#define NGX_HTTP_UMAMI_LIMIT_MAX_RULES 16
+
 /* arguments of a key in ngx_umami_counter_lua */
 #define NGX_HTTP_UMAMI_LIMIT_ARGS      6
 
@@ -552,6 +555,13 @@ ngx_http_umami_limit_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
 
     if (conf->limits == NULL) {
         return NGX_CONF_OK;
+    }
+
+    if (conf->limits->nelts > NGX_HTTP_UMAMI_LIMIT_MAX_RULES) {
+        ngx_log_error(NGX_LOG_EMERG, cf->log, 0,
+                      "more than %d \"umami_limit\" in the location \"%V\"",
+                      NGX_HTTP_UMAMI_LIMIT_MAX_RULES, &clcf->name);
+        return NGX_CONF_ERROR;
     }
 
     limit = conf->limits->elts;

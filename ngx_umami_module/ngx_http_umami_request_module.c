@@ -117,34 +117,34 @@ ngx_http_umami_precontent_handler(ngx_http_request_t *r)
         return NGX_AGAIN;
     }
 
-    for ( ;; ) {
+    for (step = ngx_http_umami_steps; step->step; step++) {
 
-        step = &ngx_http_umami_steps[ctx->step];
-
-        if (step->step == NULL) {
-            return NGX_DECLINED;
+        if (!(ulcf->steps & step->bit) || (ctx->taken & step->bit)) {
+            continue;
         }
 
-        if (ulcf->steps & step->bit) {
+        rc = step->step(r, ctx);
 
-            rc = step->step(r, ctx);
-
-            if (rc == NGX_AGAIN || rc == NGX_DONE) {
-                return rc;
-            }
-
-        } else {
-            rc = NGX_OK;
+        if (rc == NGX_AGAIN || rc == NGX_DONE) {
+            return rc;
         }
 
-        /* each step is taken once, whatever redirects follow a refusal */
+        /*
+         * Each is taken once, whatever redirects follow.  A location that a
+         * redirect leads to takes those that the first one did not ask for,
+         * and may have the headers cleaned further.
+         */
 
-        ctx->step++;
+        if (step->bit != NGX_HTTP_UMAMI_FORWARD) {
+            ctx->taken |= step->bit;
+        }
 
         if (rc != NGX_OK) {
             return rc;
         }
     }
+
+    return NGX_DECLINED;
 }
 
 

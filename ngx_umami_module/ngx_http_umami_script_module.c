@@ -25,6 +25,7 @@ typedef struct {
     ngx_str_t                    uri;
     ngx_flag_t                   enabled;
     ngx_http_handler_pt          next;          /* while there is no copy */
+    ngx_flag_t                   forward;       /* cleaned headers then */
 } ngx_http_umami_script_loc_conf_t;
 
 
@@ -158,7 +159,7 @@ ngx_http_umami_script_handler(ngx_http_request_t *r)
     cln->data = copy;
 
     head = (ngx_umami_script_head_t *) copy->data;
-    gzip = head->gzip && ngx_http_umami_script_accepts_gzip(r);
+    gzip = head->gzip && r == r->main && ngx_http_umami_script_accepts_gzip(r);
 
     if (ngx_http_umami_script_headers(r, head, gzip) != NGX_OK) {
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
@@ -214,7 +215,7 @@ ngx_http_umami_script_missing(ngx_http_request_t *r,
 
     if (uslcf->next) {
 
-        if (ngx_http_umami_forward_step(r, ctx) != NGX_OK) {
+        if (uslcf->forward && ngx_http_umami_forward_step(r, ctx) != NGX_OK) {
             return NGX_HTTP_INTERNAL_SERVER_ERROR;
         }
 
@@ -475,6 +476,7 @@ ngx_http_umami_script_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
     ulcf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_umami_request_module);
 
     ulcf->json = 1;
+    conf->forward = (ulcf->steps & NGX_HTTP_UMAMI_FORWARD) != 0;
     ulcf->steps &= ~NGX_HTTP_UMAMI_FORWARD;
 
     return NGX_CONF_OK;
@@ -502,7 +504,12 @@ ngx_http_umami_script(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 
     if (cf->args->nelts == 1) {
 
-        if (uslcf->uri.len == 0 || uslcf->uri.data[0] != '/') {
+        if (uslcf->uri.len == 0 || uslcf->uri.data[0] != '/'
+#if (NGX_PCRE)
+            || clcf->regex
+#endif
+            )
+        {
             return "needs \"source=\" in a location that is no path, as in "
                    "\"source=/script.js\"";
         }

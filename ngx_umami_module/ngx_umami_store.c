@@ -216,7 +216,9 @@ ngx_umami_store_publish(ngx_umami_store_t *store, ngx_uint_t i,
     old = entry->data;
 
     entry->len = 0;
+    ngx_memory_barrier();
     entry->data = data;
+    ngx_memory_barrier();
     entry->len = len;
     entry->generation++;
 
@@ -248,6 +250,13 @@ ngx_umami_store_get(ngx_umami_store_t *store, ngx_uint_t i)
     }
 
     ngx_shmtx_lock(&store->shpool->mutex);
+
+    /* a worker was killed while it published: the next one will */
+
+    if (entry->len == 0) {
+        ngx_shmtx_unlock(&store->shpool->mutex);
+        return item->copy;
+    }
 
     copy = ngx_alloc(sizeof(ngx_umami_store_copy_t) + entry->len,
                      ngx_cycle->log);

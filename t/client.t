@@ -367,11 +367,11 @@ client('/off', 'X-Forwarded-For', $visitor, $peer);
         'proxy_protocol that realip is not told to believe');
 }
 
-# as a variable anywhere, and the same to the end of the request
+# as a variable anywhere: a location's own mode tells it
 
 is(ask('/map', 'Fly-Client-IP' => $visitor), 'seven', 'in a map');
 is(ask('/map', 'Fly-Client-IP' => $spoof), 'other', 'in a map, another one');
-is(ask('/twice', 'Fly-Client-IP' => $visitor), $visitor,
+is(ask('/twice', 'Fly-Client-IP' => $visitor), $peer,
     'in another location of other mode');
 
 # as logged and as sent
