@@ -10,8 +10,8 @@
 #include "ngx_umami_redis_op.h"
 
 
-#define NGX_UMAMI_REDIS_MAX_EXPIRED  5      /* in a row: suspect */
-#define NGX_UMAMI_REDIS_KEEP         1024   /* bytes of arguments */
+#define NGX_UMAMI_REDIS_KEEP       1024     /* bytes of arguments */
+#define NGX_UMAMI_REDIS_MAX_PROBE  10000    /* ms */
 
 
 static ngx_uint_t ngx_umami_redis_op_argv(ngx_umami_redis_op_t *op,
@@ -467,11 +467,15 @@ ngx_umami_redis_op_expire(ngx_event_t *ev)
             continue;
         }
 
-        if (++redis->expired == NGX_UMAMI_REDIS_MAX_EXPIRED) {
+        if (++redis->expired >= NGX_UMAMI_REDIS_MAX_EXPIRED
+            && !redis->suspect)
+        {
             redis->suspect = 1;
+            redis->probe = ngx_min(redis->probe * 2, NGX_UMAMI_REDIS_MAX_PROBE);
 
             ngx_log_error(NGX_LOG_INFO, &redis->link.log, 0,
-                          "redis is late, nothing is asked until it answers");
+                          "redis is late, it is not asked for %M ms",
+                          redis->probe);
         }
 
         ngx_memzero(&reply, sizeof(ngx_umami_redis_reply_t));

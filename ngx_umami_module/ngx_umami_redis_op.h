@@ -21,6 +21,8 @@
 #define NGX_UMAMI_REDIS_MAX_SENT  1024      /* commands without a reply */
 #define NGX_UMAMI_REDIS_MAX_HELD  128       /* commands before the greeting */
 
+#define NGX_UMAMI_REDIS_MAX_EXPIRED  5      /* in a row: suspect */
+
 
 typedef enum {
     NGX_UMAMI_REDIS_AUTH = 0,
@@ -104,6 +106,7 @@ struct ngx_umami_redis_s {
     ngx_uint_t                  nholding;   /* evaluations that wait */
     ngx_uint_t                  greeting;   /* replies that are missing */
     ngx_uint_t                  expired;    /* in a row, without a reply */
+    ngx_msec_t                  probe;      /* pause before such a PING */
     ngx_msec_t                  active;     /* when the last reply came */
     time_t                      complained; /* when an error was logged */
 
@@ -114,7 +117,7 @@ struct ngx_umami_redis_s {
     ngx_umami_redis_reason_e    cause;      /* why the link is given up */
 
     unsigned                    ready:1;
-    unsigned                    suspect:1;  /* declined until one is prompt */
+    unsigned                    suspect:1;  /* declined until a PING is met */
     unsigned                    failing:1;
 };
 

@@ -12,8 +12,8 @@
 
 #define NGX_UMAMI_REDIS_PATIENCE  1000      /* ms, for the oldest reply */
 #define NGX_UMAMI_REDIS_IDLE      10000     /* ms, without a reply: PING */
-#define NGX_UMAMI_REDIS_PROBE     250       /* ms, while it is suspect */
-#define NGX_UMAMI_REDIS_PROMPT    5         /* ms, a reply that lifts that */
+#define NGX_UMAMI_REDIS_PROBE     125       /* ms, is doubled for a suspect */
+#define NGX_UMAMI_REDIS_PROMPT    5         /* ms, the PING that lifts that */
 #define NGX_UMAMI_REDIS_QUOTE     256       /* bytes of an error in the log */
 #define NGX_UMAMI_REDIS_COMPLAIN  60        /* seconds between such warnings */
 
@@ -40,6 +40,8 @@ static void ngx_umami_redis_done(ngx_umami_redis_op_t *op,
     ngx_umami_redis_reason_e reason, ngx_umami_resp_reply_t *answer);
 static void ngx_umami_redis_give_up(ngx_umami_redis_t *redis,
     ngx_umami_redis_reason_e reason, char *why);
+static void ngx_umami_redis_trust(ngx_umami_redis_t *redis,
+    ngx_umami_redis_op_t *op);
 static ngx_msec_t ngx_umami_redis_pause(ngx_umami_redis_t *redis);
 static void ngx_umami_redis_watch_handler(ngx_event_t *ev);
 
@@ -59,6 +61,8 @@ static ngx_umami_redis_error_t  ngx_umami_redis_errors[] = {
 void
 ngx_umami_redis_talk_init(ngx_umami_redis_t *redis)
 {
+    redis->probe = NGX_UMAMI_REDIS_PROBE;
+
     redis->watch.handler = ngx_umami_redis_watch_handler;
     redis->watch.data = redis;
     redis->watch.log = &redis->link.log;
@@ -198,12 +202,7 @@ ngx_umami_redis_talk_read(void *data, u_char *pos, u_char *last)
 
         redis->active = ngx_current_msec;
 
-        /* a reply that comes late shows that the next one would, too */
-
-        if (redis->active - op->sent <= NGX_UMAMI_REDIS_PROMPT) {
-            redis->expired = 0;
-            redis->suspect = 0;
-        }
+        ngx_umami_redis_trust(redis, op);
 
         ngx_umami_redis_answer(op, &answer);
 
@@ -216,6 +215,35 @@ ngx_umami_redis_talk_read(void *data, u_char *pos, u_char *last)
 
     if (redis->nsent == 0 && redis->suspect) {
         ngx_umami_redis_talk_watch(redis);
+    }
+}
+
+
+/*
+ * A reply that comes late shows that the next one would, too; one in time ends
+ * every suspicion.  After a prompt PING a single command is tried, for it may
+ * be that only those are late: then the next PING is further off.
+ */
+
+static void
+ngx_umami_redis_trust(ngx_umami_redis_t *redis, ngx_umami_redis_op_t *op)
+{
+    if (op->command == NGX_UMAMI_REDIS_PING) {
+
+        if (redis->suspect
+            && redis->active - op->sent <= NGX_UMAMI_REDIS_PROMPT)
+        {
+            redis->expired = NGX_UMAMI_REDIS_MAX_EXPIRED - 1;
+            redis->suspect = 0;
+        }
+
+        return;
+    }
+
+    if (op->handler) {
+        redis->expired = 0;
+        redis->suspect = 0;
+        redis->probe = NGX_UMAMI_REDIS_PROBE;
     }
 }
 
@@ -478,7 +506,6 @@ ngx_umami_redis_talk_lost(void *data)
 
     redis->ready = 0;
     redis->suspect = 0;
-    redis->expired = 0;
 
     if (redis->watch.timer_set) {
         ngx_del_timer(&redis->watch);
@@ -526,7 +553,7 @@ ngx_umami_redis_talk_watch(ngx_umami_redis_t *redis)
 static ngx_msec_t
 ngx_umami_redis_pause(ngx_umami_redis_t *redis)
 {
-    return redis->suspect ? NGX_UMAMI_REDIS_PROBE : NGX_UMAMI_REDIS_IDLE;
+    return redis->suspect ? redis->probe : NGX_UMAMI_REDIS_IDLE;
 }
 
 

@@ -128,6 +128,12 @@ sub beat {
     return $r;
 }
 
+sub process_state {
+    my ($pid) = @_;
+    open my $fh, '<', "/proc/$pid/stat" or return '';
+    return (readline($fh) =~ /\) (\w)/)[0];
+}
+
 sub says {
     my ($n, $uri, $is, $name, $seconds) = @_;
     my $r;
@@ -143,6 +149,9 @@ $_->run() for $t, values %nginx;
 says($nginx{stuck}, '/zero', '200 pass umami:pass', 'stuck, all is well');
 my ($owner) = $nginx{stuck}->error_log() =~ /start worker process (\d+)$/m;
 $nginx{stuck}->signal('STOP', $owner);
+
+# until it has stopped, a connection may still be its to accept
+$nginx{stuck}->wait_for(sub { process_state($owner) eq 'T' }, 10);
 
 is(beat($nginx{stuck}, '/zero?deep')->{says}, '200 pass umami:pass',
     'stuck, the other worker answers');

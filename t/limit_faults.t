@@ -156,6 +156,27 @@ for (
         "$name: and little else");
 }
 
+# It answers a PING at once, but what it is asked to count late, or never, as
+# while a failover holds back all that writes: others than the first few of a
+# long time do not wait.
+
+for ([late => { delay => 0.05 }], [never => 'silent']) {
+    my ($name, $mode) = @$_;
+
+    well("before $name");
+    $fake->mode($mode, qw/ EVAL EVALSHA /);
+    my $asked = $fake->count('EVALSHA');
+
+    for (1 .. 60) {
+        beacon(visitor());
+        sleep(0.02);
+    }
+
+    cmp_ok($fake->count('EVALSHA') - $asked, '<=', 10,
+        "$name: few have waited");
+    $fake->mode('normal');
+}
+
 $t->done_testing();
 
 

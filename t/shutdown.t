@@ -80,11 +80,6 @@ my $postgres = Test::Umami::Postgres->real($t);
 my $silent = Test::Umami::Postgres->silent($t);
 my ($visitors, $from) = (0, 0);
 
-# at TERM a worker of nginx forgets its table of connections
-$t->write_file('lsan', "leak:ngx_event_process_init\n");
-$ENV{LSAN_OPTIONS} = join ':', $ENV{LSAN_OPTIONS} // (),
-    'print_suppressions=0', 'suppressions=' . $t->testdir() . '/lsan';
-
 $fake->script([1, 4, 0]);
 $t->set(UPSTREAM => $umami->url(), SHUTDOWN => '');
 

@@ -410,9 +410,12 @@ sub try_run {
         out => $out, err => $out);
 
     $self->wait_for(sub {
-        $dead = reap($pid) && ($status{$pid} || !$self->{daemon});
+        # a daemon's master heeds USR2 only once the one who started it is gone
+        my $gone = reap($pid);
+        $dead = $gone && ($status{$pid} || !$self->{daemon});
         $self->{pid} = $self->master_pid() // $pid;
-        $up = !$dead && $self->master_pid() && $self->workers_up();
+        $up = !$dead && ($gone || !$self->{daemon})
+            && $self->master_pid() && $self->workers_up();
         return $up || $dead;
     }, 15, 'nginx to start');
 
