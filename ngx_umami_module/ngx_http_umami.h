@@ -75,7 +75,15 @@ typedef struct {
 
     ngx_flag_t                  content;    /* the answer is made here */
     ngx_flag_t                  json;       /* errors are told in JSON */
+    ngx_flag_t                  identity;   /* one address is told to Umami */
+    ngx_flag_t                  uncached;   /* nobody may keep an answer */
 } ngx_http_umami_loc_conf_t;
+
+
+/* what the headers of a request were cleaned of before Umami gets them */
+
+#define NGX_HTTP_UMAMI_CLEAN_IDENTITY  0x01
+#define NGX_HTTP_UMAMI_CLEAN_BEACON    0x02
 
 
 /* what became of a request at a rule; the order of its counters */
@@ -125,8 +133,10 @@ typedef struct {
     /* limit */
     void                       *limit;
 
-    /* forward: the request's own headers while Umami's are in their place */
+    /* forward: the request's own while Umami's are in their place */
     ngx_http_headers_in_t      *headers_in;
+    ngx_str_t                   args;
+    ngx_uint_t                  cleaned;
 
     /* cors: the policy of the location where the request began */
     void                       *cors;
@@ -141,7 +151,7 @@ typedef struct {
 
     unsigned                    suspended:1;
     unsigned                    body_read:1;
-    unsigned                    collect:1;  /* headers are a beacon's */
+    unsigned                    uncached:1; /* Umami is to look the site up */
     unsigned                    keepalive:1;  /* before it was refused */
     unsigned                    replaced:1;
     unsigned                    answered:1;

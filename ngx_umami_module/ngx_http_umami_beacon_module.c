@@ -19,14 +19,20 @@ extern ngx_module_t  ngx_http_proxy_module;
 #define NGX_HTTP_UMAMI_BEACON_CUTS       16
 #define NGX_HTTP_UMAMI_BEACON_MAX_CUTS   1024
 
-/* a larger body waits in a temporary file, not in each connection's memory */
-#define NGX_HTTP_UMAMI_BEACON_BUFFER     (128 * 1024)
+#define NGX_HTTP_UMAMI_BEACON_MIN_SIZE   1024
+#define NGX_HTTP_UMAMI_BEACON_MAX_SIZE   (64 * 1024 * 1024)
+
+/* a larger body waits in a temporary file, not in memory */
+#define NGX_HTTP_UMAMI_BEACON_BUFFER     (2 * 1024 * 1024)
 
 
 typedef struct {
-    ngx_uint_t   kind;
-    size_t       max_size;
-    ngx_uint_t   max_items;
+    ngx_uint_t                 kind;
+    size_t                     max_size;
+    ngx_uint_t                 max_items;
+
+    /* nginx's own part of this level, for the levels below it */
+    ngx_http_core_loc_conf_t  *core;
 } ngx_http_umami_beacon_loc_conf_t;
 
 
@@ -45,10 +51,21 @@ static ngx_int_t ngx_http_umami_beacon_add_variables(ngx_conf_t *cf);
 static void *ngx_http_umami_beacon_create_loc_conf(ngx_conf_t *cf);
 static char *ngx_http_umami_beacon_merge_loc_conf(ngx_conf_t *cf, void *parent,
     void *child);
+static char *ngx_http_umami_beacon_sizes(ngx_conf_t *cf,
+    ngx_http_umami_beacon_loc_conf_t *ublcf, ngx_http_core_loc_conf_t *outer);
+static char *ngx_http_umami_beacon_proxy(ngx_conf_t *cf,
+    ngx_http_umami_beacon_loc_conf_t *ublcf);
 static char *ngx_http_umami_beacon(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
 static char *ngx_http_umami_beacon_parameter(ngx_conf_t *cf,
     ngx_http_umami_beacon_loc_conf_t *ublcf, ngx_str_t *value);
+
+
+/* in the order of ngx_umami_body_kind_e */
+
+static const size_t  ngx_http_umami_beacon_max_sizes[] = {
+    64 * 1024, 1024 * 1024, 2 * 1024 * 1024
+};
 
 
 static ngx_str_t  ngx_http_umami_beacon_allow_post =
@@ -221,6 +238,10 @@ ngx_http_umami_beacon_judge(ngx_http_request_t *r, ngx_http_umami_ctx_t *ctx,
     }
 
     ctx->body = body;
+
+    /* Umami would take the token of one item for all of them */
+
+    ctx->uncached = (ublcf->kind == NGX_UMAMI_BODY_BATCH);
 
     if (ngx_umami_body_scan(body, text.data, text.data + text.len) != NGX_OK) {
 
@@ -432,6 +453,7 @@ ngx_http_umami_beacon_create_loc_conf(ngx_conf_t *cf)
     }
 
     conf->kind = NGX_CONF_UNSET_UINT;
+    conf->max_size = NGX_CONF_UNSET_SIZE;
 
     return conf;
 }
@@ -443,16 +465,19 @@ ngx_http_umami_beacon_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
     ngx_http_umami_beacon_loc_conf_t *prev = parent;
     ngx_http_umami_beacon_loc_conf_t *conf = child;
 
-    ngx_http_upstream_conf_t   *ucf;
-    ngx_http_core_loc_conf_t   *clcf;
+    char                       *err;
+    ngx_http_core_loc_conf_t   *outer;
     ngx_http_umami_loc_conf_t  *ulcf;
 
-    clcf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_core_module);
+    outer = prev->core;
+    conf->core = ngx_http_conf_get_module_loc_conf(cf, ngx_http_core_module);
 
     /* an "if" inside the location is the same location, others are not */
 
-    if (conf->kind == NGX_CONF_UNSET_UINT && clcf->noname) {
-        *conf = *prev;
+    if (conf->kind == NGX_CONF_UNSET_UINT && conf->core->noname) {
+        conf->kind = prev->kind;
+        conf->max_size = prev->max_size;
+        conf->max_items = prev->max_items;
     }
 
     if (conf->kind == NGX_CONF_UNSET_UINT) {
@@ -462,41 +487,108 @@ ngx_http_umami_beacon_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
     ulcf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_umami_request_module);
 
     ulcf->json = 1;
-    ulcf->steps |= NGX_HTTP_UMAMI_BEACON;
+    ulcf->steps |= NGX_HTTP_UMAMI_BEACON|NGX_HTTP_UMAMI_FORWARD;
 
     if (ulcf->steps & NGX_HTTP_UMAMI_CORS) {
         ulcf->steps |= NGX_HTTP_UMAMI_ORIGIN;
     }
 
-    if (conf->kind != NGX_HTTP_UMAMI_BEACON_PIXEL) {
-        clcf->client_max_body_size = conf->max_size;
+    if (conf->kind == NGX_HTTP_UMAMI_BEACON_PIXEL) {
+        ulcf->uncached = 1;
+
+    } else {
+        err = ngx_http_umami_beacon_sizes(cf, conf, outer);
+
+        if (err != NGX_CONF_OK) {
+            return err;
+        }
+    }
+
+    return ngx_http_umami_beacon_proxy(cf, conf);
+}
+
+
+/*
+ * nginx's own sizes follow those of the beacon.  An operator's is one that the
+ * location has and its server has not: what all locations share was not
+ * written with beacons in mind.
+ */
+
+static char *
+ngx_http_umami_beacon_sizes(ngx_conf_t *cf,
+    ngx_http_umami_beacon_loc_conf_t *ublcf, ngx_http_core_loc_conf_t *outer)
+{
+    off_t                      size;
+    ngx_http_core_loc_conf_t  *clcf;
+
+    clcf = ublcf->core;
+    size = clcf->client_max_body_size;
+
+    if (ublcf->max_size == NGX_CONF_UNSET_SIZE
+        && size != outer->client_max_body_size)
+    {
+        if (size < NGX_HTTP_UMAMI_BEACON_MIN_SIZE
+            || size > NGX_HTTP_UMAMI_BEACON_MAX_SIZE)
+        {
+            ngx_log_error(NGX_LOG_EMERG, cf->log, 0,
+                          "\"client_max_body_size\" of the location \"%V\" "
+                          "with \"umami_beacon\" must be from 1k to 64m",
+                          &clcf->name);
+            return NGX_CONF_ERROR;
+        }
+
+        ublcf->max_size = size;
+    }
+
+    if (ublcf->max_size == NGX_CONF_UNSET_SIZE) {
+        ublcf->max_size = ngx_http_umami_beacon_max_sizes[ublcf->kind];
+    }
+
+    clcf->client_max_body_size = ublcf->max_size;
+
+    if (clcf->client_body_buffer_size == outer->client_body_buffer_size) {
         clcf->client_body_buffer_size =
                               ngx_max(clcf->client_body_buffer_size,
-                                      ngx_min(conf->max_size,
+                                      ngx_min(ublcf->max_size,
                                               NGX_HTTP_UMAMI_BEACON_BUFFER));
     }
 
-    /*
-     * Every module that proxies through an upstream has its configuration
-     * begin with this struct.  A visitor who leaves does not take back an event
-     * that Umami has begun to store, and no event is stored twice.
-     */
+    return NGX_CONF_OK;
+}
+
+
+/*
+ * Every module that proxies through an upstream has its configuration begin
+ * with this struct.  A visitor who leaves does not take back an event that
+ * Umami has begun to store, no event is stored twice, and none is answered
+ * from a cache.
+ */
+
+static char *
+ngx_http_umami_beacon_proxy(ngx_conf_t *cf,
+    ngx_http_umami_beacon_loc_conf_t *ublcf)
+{
+    ngx_http_upstream_conf_t  *ucf;
 
     ucf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_proxy_module);
 
     ucf->ignore_client_abort = 1;
 
+#if (NGX_HTTP_CACHE)
+    ucf->cache = 0;
+#endif
+
     if (ucf->next_upstream & NGX_HTTP_UPSTREAM_FT_NON_IDEMPOTENT) {
         ngx_log_error(NGX_LOG_EMERG, cf->log, 0,
                       "\"proxy_next_upstream non_idempotent\" in the location "
                       "\"%V\" with \"umami_beacon\" could store an event "
-                      "twice, remove it", &clcf->name);
+                      "twice, remove it", &ublcf->core->name);
         return NGX_CONF_ERROR;
     }
 
     /* nginx would repeat a GET, which here stores an event as a POST does */
 
-    if (conf->kind == NGX_HTTP_UMAMI_BEACON_PIXEL) {
+    if (ublcf->kind == NGX_HTTP_UMAMI_BEACON_PIXEL) {
         ucf->next_upstream = NGX_CONF_BITMASK_SET|NGX_HTTP_UPSTREAM_FT_OFF;
     }
 
@@ -523,7 +615,6 @@ ngx_http_umami_beacon(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
     i = 2;
 
     ublcf->kind = NGX_UMAMI_BODY_SEND;
-    ublcf->max_size = 64 * 1024;
     ublcf->max_items = 1;
 
     if (cf->args->nelts == 1) {
@@ -532,12 +623,10 @@ ngx_http_umami_beacon(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 
     if (ngx_strcmp(value[1].data, "batch") == 0) {
         ublcf->kind = NGX_UMAMI_BODY_BATCH;
-        ublcf->max_size = 1024 * 1024;
         ublcf->max_items = 100;
 
     } else if (ngx_strcmp(value[1].data, "record") == 0) {
         ublcf->kind = NGX_UMAMI_BODY_RECORD;
-        ublcf->max_size = 2 * 1024 * 1024;
 
     } else if (ngx_strcmp(value[1].data, "pixel") == 0) {
         ublcf->kind = NGX_HTTP_UMAMI_BEACON_PIXEL;
@@ -574,7 +663,9 @@ ngx_http_umami_beacon_parameter(ngx_conf_t *cf,
 
         size = ngx_parse_size(&s);
 
-        if (size >= 1024 && size <= 64 * 1024 * 1024) {
+        if (size >= NGX_HTTP_UMAMI_BEACON_MIN_SIZE
+            && size <= NGX_HTTP_UMAMI_BEACON_MAX_SIZE)
+        {
             ublcf->max_size = size;
             return NGX_CONF_OK;
         }
