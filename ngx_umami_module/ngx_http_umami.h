@@ -52,6 +52,7 @@ typedef struct {
     ngx_umami_redis_t          *redis;
     ngx_umami_postgres_t       *postgres;
     ngx_umami_hmac_t           *hmac;
+    ngx_umami_hmac_t           *daily;
 
     ngx_flag_t                  enabled;    /* some directive is used */
 } ngx_http_umami_main_conf_t;
@@ -122,8 +123,10 @@ typedef struct {
     ngx_event_t                 wake;
     ngx_uint_t                  taken;      /* bits of steps */
 
-    /* client: the address in canonical text */
+    /* client: the address in canonical text, its network and their hash */
     ngx_str_t                   client;
+    ngx_str_t                   network;
+    ngx_str_t                   client_id;
     void                       *client_conf; /* that it was found by */
     ngx_uint_t                  proven;     /* the edge showed its secret */
 
