@@ -216,6 +216,7 @@ void ngx_http_umami_limit_cleanup(ngx_http_umami_ctx_t *ctx);
 
 ngx_int_t ngx_http_umami_forward_step(ngx_http_request_t *r,
     ngx_http_umami_ctx_t *ctx);
+ngx_int_t ngx_http_umami_forward_subrequest(ngx_http_request_t *r);
 void ngx_http_umami_forward_cleanup(ngx_http_umami_ctx_t *ctx);
 
 
