@@ -13,6 +13,7 @@
 #include <ngx_http.h>
 #include "ngx_umami_body.h"
 #include "ngx_umami_fetch.h"
+#include "ngx_umami_health.h"
 #include "ngx_umami_hmac.h"
 #include "ngx_umami_local.h"
 #include "ngx_umami_postgres.h"
@@ -53,6 +54,9 @@ typedef struct {
     ngx_umami_postgres_t       *postgres;
     ngx_umami_hmac_t           *hmac;
     ngx_umami_hmac_t           *daily;
+
+    ngx_umami_health_beacons_t  beacons;    /* counted where there are any */
+    ngx_flag_t                  collects;
 
     ngx_flag_t                  enabled;    /* some directive is used */
 } ngx_http_umami_main_conf_t;
@@ -215,6 +219,7 @@ void ngx_http_umami_limit_cleanup(ngx_http_umami_ctx_t *ctx);
 
 ngx_int_t ngx_http_umami_forward_step(ngx_http_request_t *r,
     ngx_http_umami_ctx_t *ctx);
+ngx_int_t ngx_http_umami_forward_subrequest(ngx_http_request_t *r);
 void ngx_http_umami_forward_cleanup(ngx_http_umami_ctx_t *ctx);
 
 

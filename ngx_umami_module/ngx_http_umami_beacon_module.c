@@ -47,6 +47,8 @@ static ngx_int_t ngx_http_umami_beacon_cut(ngx_http_request_t *r,
     ngx_umami_body_t *body, ngx_str_t *text);
 static ngx_int_t ngx_http_umami_beacon_website(ngx_http_request_t *r,
     ngx_http_variable_value_t *v, uintptr_t data);
+static void ngx_http_umami_beacon_count(ngx_http_request_t *r);
+static ngx_int_t ngx_http_umami_beacon_init_counters(ngx_conf_t *cf);
 static ngx_int_t ngx_http_umami_beacon_add_variables(ngx_conf_t *cf);
 static void *ngx_http_umami_beacon_create_loc_conf(ngx_conf_t *cf);
 static char *ngx_http_umami_beacon_merge_loc_conf(ngx_conf_t *cf, void *parent,
@@ -71,6 +73,22 @@ static const size_t  ngx_http_umami_beacon_max_sizes[] = {
 static ngx_str_t  ngx_http_umami_beacon_allow_post =
     ngx_string("POST, OPTIONS");
 static ngx_str_t  ngx_http_umami_beacon_allow_get = ngx_string("GET, HEAD");
+
+static ngx_str_t  ngx_http_umami_beacon_cloudfront =
+    ngx_string("Amazon CloudFront");
+
+
+static ngx_umami_stats_family_t  ngx_http_umami_beacon_family = {
+    ngx_string("umami_beacons_total"),
+    ngx_string("Beacons that were judged good, by whose User-Agent they have."),
+    0
+};
+
+
+static ngx_str_t  ngx_http_umami_beacon_agents[] = {
+    ngx_string("user_agent=\"viewer\""),
+    ngx_string("user_agent=\"cloudfront\"")
+};
 
 
 /* not cached: before the body is read there is no answer yet */
@@ -142,8 +160,13 @@ ngx_http_umami_beacon_step(ngx_http_request_t *r, ngx_http_umami_ctx_t *ctx)
 
     rc = ngx_http_umami_beacon_method(r, ctx, ublcf);
 
-    if (rc != NGX_OK || ublcf->kind == NGX_HTTP_UMAMI_BEACON_PIXEL) {
+    if (rc != NGX_OK) {
         return rc;
+    }
+
+    if (ublcf->kind == NGX_HTTP_UMAMI_BEACON_PIXEL) {
+        ngx_http_umami_beacon_count(r);
+        return NGX_OK;
     }
 
     rc = ngx_http_read_client_request_body(r,
@@ -259,7 +282,33 @@ ngx_http_umami_beacon_judge(ngx_http_request_t *r, ngx_http_umami_ctx_t *ctx,
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
+    ngx_http_umami_beacon_count(r);
+
     return NGX_OK;
+}
+
+
+static void
+ngx_http_umami_beacon_count(ngx_http_request_t *r)
+{
+    ngx_uint_t                   counter;
+    ngx_table_elt_t             *h;
+    ngx_http_umami_main_conf_t  *umcf;
+
+    umcf = ngx_http_get_module_main_conf(r, ngx_umami_module);
+
+    h = r->headers_in.user_agent;
+    counter = umcf->beacons.viewer;
+
+    if (h
+        && h->value.len == ngx_http_umami_beacon_cloudfront.len
+        && ngx_memcmp(h->value.data, ngx_http_umami_beacon_cloudfront.data,
+                      h->value.len) == 0)
+    {
+        counter = umcf->beacons.cloudfront;
+    }
+
+    ngx_umami_stats_add(umcf->stats, counter, 1);
 }
 
 
@@ -438,6 +487,33 @@ ngx_http_umami_beacon_add_variables(ngx_conf_t *cf)
         var->data = v->data;
     }
 
+    return ngx_http_umami_beacon_init_counters(cf);
+}
+
+
+static ngx_int_t
+ngx_http_umami_beacon_init_counters(ngx_conf_t *cf)
+{
+    ngx_int_t                    viewer, cloudfront;
+    ngx_http_umami_main_conf_t  *umcf;
+
+    umcf = ngx_http_conf_get_module_main_conf(cf, ngx_umami_module);
+
+    viewer = ngx_umami_stats_register(umcf->stats,
+                                      &ngx_http_umami_beacon_family,
+                                      &ngx_http_umami_beacon_agents[0]);
+
+    cloudfront = ngx_umami_stats_register(umcf->stats,
+                                          &ngx_http_umami_beacon_family,
+                                          &ngx_http_umami_beacon_agents[1]);
+
+    if (viewer == NGX_ERROR || cloudfront == NGX_ERROR) {
+        return NGX_ERROR;
+    }
+
+    umcf->beacons.viewer = viewer;
+    umcf->beacons.cloudfront = cloudfront;
+
     return NGX_OK;
 }
 
@@ -601,15 +677,17 @@ ngx_http_umami_beacon(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 {
     ngx_http_umami_beacon_loc_conf_t *ublcf = conf;
 
-    char        *err;
-    ngx_str_t   *value;
-    ngx_uint_t   i;
+    char                        *err;
+    ngx_str_t                   *value;
+    ngx_uint_t                   i;
+    ngx_http_umami_main_conf_t  *umcf;
 
     if (ublcf->kind != NGX_CONF_UNSET_UINT) {
         return "is duplicate";
     }
 
-    (void) ngx_http_umami_use(cf);
+    umcf = ngx_http_umami_use(cf);
+    umcf->collects = 1;
 
     value = cf->args->elts;
     i = 2;

@@ -34,9 +34,9 @@ typedef struct {
 
 static ngx_uint_t ngx_http_umami_forward_drops(
     ngx_http_umami_forward_main_conf_t *ufmcf, ngx_table_elt_t *h,
-    ngx_http_umami_ctx_t *ctx);
+    ngx_http_umami_ctx_t *ctx, ngx_uint_t clean);
 static ngx_int_t ngx_http_umami_forward_copy(ngx_http_request_t *r,
-    ngx_http_umami_forward_main_conf_t *ufmcf, ngx_http_umami_ctx_t *ctx);
+    ngx_http_umami_ctx_t *ctx, ngx_uint_t clean);
 static ngx_int_t ngx_http_umami_forward_type(ngx_http_request_t *r,
     ngx_http_umami_forward_main_conf_t *ufmcf);
 static ngx_int_t ngx_http_umami_forward_client(ngx_http_request_t *r,
@@ -227,7 +227,7 @@ ngx_http_umami_forward_step(ngx_http_request_t *r, ngx_http_umami_ctx_t *ctx)
 
     ctx->cleaned |= wanted;
 
-    if (ngx_http_umami_forward_copy(r, ufmcf, ctx) != NGX_OK) {
+    if (ngx_http_umami_forward_copy(r, ctx, ctx->cleaned) != NGX_OK) {
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
@@ -239,7 +239,7 @@ ngx_http_umami_forward_step(ngx_http_request_t *r, ngx_http_umami_ctx_t *ctx)
 
     /* what was judged is JSON: no charset may make another text of it */
 
-    if (ctx->body) {
+    if ((ctx->cleaned & NGX_HTTP_UMAMI_CLEAN_BEACON) && ctx->body) {
         r->args.len = 0;
 
         if (ngx_http_umami_forward_type(r, ufmcf) != NGX_OK) {
@@ -255,14 +255,43 @@ ngx_http_umami_forward_step(ngx_http_request_t *r, ngx_http_umami_ctx_t *ctx)
 }
 
 
-static ngx_int_t
-ngx_http_umami_forward_copy(ngx_http_request_t *r,
-    ngx_http_umami_forward_main_conf_t *ufmcf, ngx_http_umami_ctx_t *ctx)
+/* it has a copy of its parent's headers, which nobody asks for again */
+
+ngx_int_t
+ngx_http_umami_forward_subrequest(ngx_http_request_t *r)
 {
-    ngx_list_t        headers;
-    ngx_uint_t        i;
-    ngx_list_part_t  *part;
-    ngx_table_elt_t  *h, *copy;
+    ngx_http_umami_ctx_t                *ctx;
+    ngx_http_umami_forward_main_conf_t  *ufmcf;
+
+    ufmcf = ngx_http_get_module_main_conf(r, ngx_http_umami_forward_module);
+
+    ctx = ngx_http_umami_add_ctx(r);
+
+    if (ctx == NULL
+        || ngx_http_umami_client_address(r, ctx) != NGX_OK
+        || ngx_http_umami_forward_copy(r, ctx, NGX_HTTP_UMAMI_CLEAN_IDENTITY)
+           != NGX_OK
+        || ngx_http_umami_forward_client(r, ctx, ufmcf->forwarded_hash)
+           != NGX_OK)
+    {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    return NGX_DECLINED;
+}
+
+
+static ngx_int_t
+ngx_http_umami_forward_copy(ngx_http_request_t *r, ngx_http_umami_ctx_t *ctx,
+    ngx_uint_t clean)
+{
+    ngx_list_t                           headers;
+    ngx_uint_t                           i;
+    ngx_list_part_t                     *part;
+    ngx_table_elt_t                     *h, *copy;
+    ngx_http_umami_forward_main_conf_t  *ufmcf;
+
+    ufmcf = ngx_http_get_module_main_conf(r, ngx_http_umami_forward_module);
 
     headers = r->headers_in.headers;
 
@@ -288,7 +317,7 @@ ngx_http_umami_forward_copy(ngx_http_request_t *r,
             i = 0;
         }
 
-        if (ngx_http_umami_forward_drops(ufmcf, &h[i], ctx)) {
+        if (ngx_http_umami_forward_drops(ufmcf, &h[i], ctx, clean)) {
             ngx_http_umami_forward_repoint(r, &h[i]);
             continue;
         }
@@ -305,7 +334,7 @@ ngx_http_umami_forward_copy(ngx_http_request_t *r,
 
 static ngx_uint_t
 ngx_http_umami_forward_drops(ngx_http_umami_forward_main_conf_t *ufmcf,
-    ngx_table_elt_t *h, ngx_http_umami_ctx_t *ctx)
+    ngx_table_elt_t *h, ngx_http_umami_ctx_t *ctx, ngx_uint_t clean)
 {
     uintptr_t   when;
     ngx_uint_t  beacon, identity;
@@ -313,8 +342,8 @@ ngx_http_umami_forward_drops(ngx_http_umami_forward_main_conf_t *ufmcf,
     when = (uintptr_t) ngx_hash_find(&ufmcf->dropped, h->hash, h->lowcase_key,
                                      h->key.len);
 
-    beacon = ctx->cleaned & NGX_HTTP_UMAMI_CLEAN_BEACON;
-    identity = ctx->cleaned & NGX_HTTP_UMAMI_CLEAN_IDENTITY;
+    beacon = clean & NGX_HTTP_UMAMI_CLEAN_BEACON;
+    identity = clean & NGX_HTTP_UMAMI_CLEAN_IDENTITY;
 
     switch (when) {
 
@@ -328,7 +357,7 @@ ngx_http_umami_forward_drops(ngx_http_umami_forward_main_conf_t *ufmcf,
         return beacon;
 
     case NGX_HTTP_UMAMI_FORWARD_JUDGED:
-        return ctx->body != NULL;
+        return beacon && ctx->body != NULL;
 
     case NGX_HTTP_UMAMI_FORWARD_CACHE:
         return beacon && ctx->uncached;

@@ -102,9 +102,14 @@ ngx_http_umami_precontent_handler(ngx_http_request_t *r)
 
     ulcf = ngx_http_get_module_loc_conf(r, ngx_http_umami_request_module);
 
+    if (r != r->main) {
+        return ulcf->identity ? ngx_http_umami_forward_subrequest(r)
+                              : NGX_DECLINED;
+    }
+
     /* without the bit of the policy, which takes no step */
 
-    if ((ulcf->steps & ~NGX_HTTP_UMAMI_CORS) == 0 || r != r->main) {
+    if ((ulcf->steps & ~NGX_HTTP_UMAMI_CORS) == 0) {
         return NGX_DECLINED;
     }
 

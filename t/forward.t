@@ -16,7 +16,7 @@ use lib "$FindBin::Bin/lib";
 use Test::Umami;
 use Test::Umami::Upstream;
 
-my $t = Test::Umami->new()->has(qw/ http_v2 /);
+my $t = Test::Umami->new()->has(qw/ http_v2 auth_request /);
 my $umami = Test::Umami::Upstream->new($t);
 my $other = Test::Umami::Upstream->new($t);
 
@@ -74,6 +74,29 @@ http {
         location = /api/record {
             umami_beacon record;
             proxy_pass http://umami;
+        }
+
+        location = /asked {
+            auth_request /auth;
+            umami_beacon;
+            proxy_pass http://umami/api/send;
+        }
+
+        location = /auth {
+            internal;
+            proxy_pass http://umami/p/auth;
+            proxy_pass_request_body off;
+            proxy_set_header Content-Length "";
+        }
+
+        location = /mirrored {
+            mirror /mirror;
+            proxy_pass http://umami/p/abc;
+        }
+
+        location = /mirror {
+            internal;
+            proxy_pass http://umami/p/mirror;
         }
 
         location = /open {
@@ -327,6 +350,26 @@ for my $to (['/api/send', $beacon], ['/q/abc', undef], ['/login', undef]) {
     is(got(sent('/open/named', $beacon, @came), @seen), join("\n",
         'content-type: application/json', 'x-forwarded-for: 192.0.2.2'),
         'umami_client after a redirect');
+}
+
+# requests that nginx makes itself
+
+{
+    my @came = ('X-Forwarded-For' => '198.51.100.66', 'X-Real-IP' =>
+        '192.0.2.1', 'CF-IPCountry' => 'XX', 'X-Other' => '1', @edge);
+    my @seen = qw/ X-Forwarded-For X-Real-IP CF-IPCountry X-Origin-Verify
+        X-Other /;
+    my $is = "x-forwarded-for: 203.0.113.7\nx-other: 1";
+
+    for (['/asked', '/p/auth', '/api/send', $beacon],
+        ['/mirrored', '/p/mirror', '/p/abc'])
+    {
+        my ($uri, $sub, $main, $body) = @$_;
+        sent($uri, $body, @came);
+        ok($umami->wait_for_requests(1, $_), "$uri, $_"),
+            is(got($umami->last_request($_), @seen), $is, "$uri, $_, headers")
+            for $sub, $main;
+    }
 }
 
 # the log sees what came, variables of the configuration what Umami gets
