@@ -11,6 +11,7 @@ use warnings;
 use Test::More;
 
 use FindBin;
+use Socket qw/ AF_INET6 inet_ntop inet_pton /;
 use lib "$FindBin::Bin/lib";
 
 use Test::Umami;
@@ -276,6 +277,22 @@ client('/peer', 'X-Real-IP', $visitor, $peer);
     client(@to, [$visitor, ''], $peer);
     client('/header', 'fLY-client-ip', $visitor, $visitor);
     client('/header', 'X-Forwarded-For', $visitor, $peer);
+}
+
+# IPv6 is told as everybody tells it: runs of zeros in all places
+
+srand 20260101;
+
+for (1 .. 300) {
+    my $address = inet_ntop(AF_INET6, pack 'n8', map { rand() < 0.6 ? 0
+        : rand() < 0.3 ? 1 : int rand 65536 } 1 .. 8);
+    my $whole = join ':', map { sprintf '%04X', $_ } unpack 'n8',
+        inet_pton(AF_INET6, $address);
+
+    # with dots: who has an IPv4 address in it
+
+    next if $whole =~ /^(?:0000:){5}(?:0000|FFFF):/;
+    client('/header', 'Fly-Client-IP', $whole, $address);
 }
 
 # forwarded: from the right, past trusted proxies

@@ -347,7 +347,11 @@ for (['null', 'is what any sandboxed page sends, and can not be allowed'],
     ['https://example.com:08', 'has an invalid port'],
     ['https://example.com:65536', 'has an invalid port'],
     ['https://example.com:', 'has an invalid port'],
-    ['https://[::1', 'has no valid host name'])
+    ['https://[::1', 'has no valid host name'],
+    ['https://[]', 'has no valid host name'],
+    ['https://[x]:8443', 'has no valid host name'],
+    ['https://[::1%25eth0]', 'has no valid host name'],
+    ['https://*.[::1]', 'has no valid host name'])
 {
     my ($origin, $why) = @$_;
     bad(location => "umami_cors $origin;",
