@@ -86,9 +86,12 @@ ngx_umami_address_port(u_char *p, u_char *last)
 static ngx_int_t
 ngx_umami_address_ip(u_char *p, u_char *last, ngx_sockaddr_t *address)
 {
-    int    family;
-    void  *addr;
-    char   text[NGX_INET6_ADDRSTRLEN + 1];
+    int               family;
+    void             *addr;
+    char              text[NGX_INET6_ADDRSTRLEN + 1];
+#if (NGX_HAVE_INET6)
+    struct in6_addr   in6;
+#endif
 
     if ((size_t) (last - p) > NGX_INET6_ADDRSTRLEN
         || ngx_strlchr(p, last, '\0'))
@@ -106,7 +109,7 @@ ngx_umami_address_ip(u_char *p, u_char *last, ngx_sockaddr_t *address)
 #if (NGX_HAVE_INET6)
     if (ngx_strlchr(p, last, ':')) {
         family = AF_INET6;
-        addr = &address->sockaddr_in6.sin6_addr;
+        addr = &in6;
     }
 #endif
 
@@ -115,6 +118,18 @@ ngx_umami_address_ip(u_char *p, u_char *last, ngx_sockaddr_t *address)
     }
 
     address->sockaddr.sa_family = family;
+
+#if (NGX_HAVE_INET6)
+
+    if (family == AF_INET6 && IN6_IS_ADDR_V4MAPPED(&in6)) {
+        address->sockaddr.sa_family = AF_INET;
+        ngx_memcpy(&address->sockaddr_in.sin_addr, &in6.s6_addr[12], 4);
+
+    } else if (family == AF_INET6) {
+        address->sockaddr_in6.sin6_addr = in6;
+    }
+
+#endif
 
     return NGX_OK;
 }

@@ -20,7 +20,8 @@
  * An address as proxies write it: IPv4 or IPv6, with or without a port and
  * brackets.  With "port" there always is one, and an IPv6 address before it
  * may lack its brackets, as in CloudFront-Viewer-Address: the last colon
- * counts.  NGX_DECLINED: it is none.
+ * counts.  One of IPv4 that is mapped into IPv6 is one of IPv4.  NGX_DECLINED:
+ * it is none.
  */
 ngx_int_t ngx_umami_address_parse(ngx_str_t *text, ngx_uint_t port,
     ngx_sockaddr_t *address);

@@ -122,18 +122,15 @@ ngx_cidr_match(struct sockaddr *sa, ngx_array_t *cidrs)
     address = (ngx_sockaddr_t *) sa;
 
     if (sa->sa_family == AF_INET6) {
+        address_must(!IN6_IS_ADDR_V4MAPPED(&address->sockaddr_in6.sin6_addr));
+
         p = address->sockaddr_in6.sin6_addr.s6_addr;
 
-        if (!IN6_IS_ADDR_V4MAPPED(&address->sockaddr_in6.sin6_addr)) {
-            return ngx_memcmp(p, "\x20\x01\x0d\xb8", 4) == 0 ? NGX_OK
-                                                             : NGX_DECLINED;
-        }
-
-        p += 12;
-
-    } else {
-        p = (u_char *) &address->sockaddr_in.sin_addr;
+        return ngx_memcmp(p, "\x20\x01\x0d\xb8", 4) == 0 ? NGX_OK
+                                                         : NGX_DECLINED;
     }
+
+    p = (u_char *) &address->sockaddr_in.sin_addr;
 
     return *p == 10 ? NGX_OK : NGX_DECLINED;
 }
@@ -221,10 +218,7 @@ address_again(ngx_sockaddr_t *address, ngx_str_t *text)
                      && ngx_memcmp(told.data, text->data, text->len) == 0);
         free(told.data);
 
-        /* mapped or not, it is the same visitor */
-
-        address_must(address->sockaddr.sa_family == AF_INET6
-                     || again.sockaddr.sa_family == AF_INET);
+        address_must(address_same(address, &again));
     }
 }
 
