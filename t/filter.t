@@ -31,6 +31,9 @@ events {
 http {
     %%TEST_GLOBALS_HTTP%%
 
+    log_format  filter  "$server_protocol $status $sent_http_x_umami_reason";
+    access_log  %%TESTDIR%%/filter.log filter;
+
     proxy_http_version  1.1;
     proxy_set_header    Connection "";
 
@@ -373,10 +376,13 @@ SKIP: {
         if !$curl || (Test::Umami::capture([$curl, '-V']))[1] !~ /\bHTTP2\b/;
 
     $umami->forget();
-    my $out = (Test::Umami::capture([$curl, '-s', '-i',
+    # nginx ends the stream without the body; curl before 8 forgets the answer then
+
+    Test::Umami::capture([$curl, qw/ -s -o /, $t->testdir() . '/out',
         '--http2-prior-knowledge', '-A', $bot, '-d', 'x' x 50000,
-        'http://127.0.0.1:' . $t->port(1) . '/api/send'], timeout => 20))[1];
-    like($out, qr/^HTTP\/2 200.*filtered-bots.*\{"beep":"boop"\}$/s, 'HTTP/2');
+        'http://127.0.0.1:' . $t->port(1) . '/api/send'], timeout => 20);
+    ok($t->wait_for(sub { $t->read_file('filter.log')
+        =~ m{^HTTP/2.0 200 filtered-bots$}m }), 'HTTP/2');
     is($umami->count(), 0, 'HTTP/2, Umami does not see it');
 }
 
