@@ -70,9 +70,10 @@ typedef struct {
 #define NGX_HTTP_UMAMI_CORS     0x0001
 #define NGX_HTTP_UMAMI_ORIGIN   0x0002
 #define NGX_HTTP_UMAMI_CLIENT   0x0004
-#define NGX_HTTP_UMAMI_BEACON   0x0008
-#define NGX_HTTP_UMAMI_LIMIT    0x0010
-#define NGX_HTTP_UMAMI_FORWARD  0x0020
+#define NGX_HTTP_UMAMI_FILTER   0x0008
+#define NGX_HTTP_UMAMI_BEACON   0x0010
+#define NGX_HTTP_UMAMI_LIMIT    0x0020
+#define NGX_HTTP_UMAMI_FORWARD  0x0040
 
 
 typedef struct {
@@ -80,6 +81,7 @@ typedef struct {
 
     ngx_flag_t                  content;    /* the answer is made here */
     ngx_flag_t                  json;       /* errors are told in JSON */
+    ngx_flag_t                  body;       /* beacons have one */
     ngx_flag_t                  identity;   /* one address is told to Umami */
     ngx_flag_t                  uncached;   /* nobody may keep an answer */
 } ngx_http_umami_loc_conf_t;
@@ -210,6 +212,19 @@ ngx_int_t ngx_http_umami_client_step(ngx_http_request_t *r,
 ngx_int_t ngx_http_umami_client_address(ngx_http_request_t *r,
     ngx_http_umami_ctx_t *ctx);
 
+/* 1 if the sender of a beacon is one that may speak for others */
+ngx_uint_t ngx_http_umami_trusted(ngx_http_request_t *r,
+    ngx_http_umami_ctx_t *ctx);
+
+/* what may pass in a body, as its codec's flags, and what did not */
+ngx_uint_t ngx_http_umami_policy_flags(ngx_http_request_t *r,
+    ngx_http_umami_ctx_t *ctx);
+void ngx_http_umami_policy_count(ngx_http_request_t *r,
+    ngx_umami_body_t *body);
+
+ngx_int_t ngx_http_umami_filter_step(ngx_http_request_t *r,
+    ngx_http_umami_ctx_t *ctx);
+
 ngx_int_t ngx_http_umami_beacon_step(ngx_http_request_t *r,
     ngx_http_umami_ctx_t *ctx);
 
@@ -226,6 +241,11 @@ void ngx_http_umami_forward_cleanup(ngx_http_umami_ctx_t *ctx);
 /* answer: returns "status", counts, and leaves the words to the filters */
 ngx_int_t ngx_http_umami_refuse(ngx_http_request_t *r,
     ngx_http_umami_ctx_t *ctx, ngx_uint_t reason, ngx_uint_t status);
+
+/* what a step answers itself in Umami's place, with 200 and JSON */
+ngx_int_t ngx_http_umami_answer(ngx_http_request_t *r, ngx_str_t *reason,
+    ngx_str_t *json);
+
 ngx_int_t ngx_http_umami_add_header(ngx_http_request_t *r, ngx_str_t *name,
     ngx_str_t *value);
 

@@ -207,6 +207,33 @@ ngx_http_umami_refuse(ngx_http_request_t *r, ngx_http_umami_ctx_t *ctx,
 }
 
 
+ngx_int_t
+ngx_http_umami_answer(ngx_http_request_t *r, ngx_str_t *reason,
+    ngx_str_t *json)
+{
+    ngx_http_complex_value_t  cv;
+
+    if (ngx_http_umami_add_header(r, &ngx_http_umami_answer_header_cache,
+                                  &ngx_http_umami_answer_no_store)
+        != NGX_OK
+        || ngx_http_umami_add_header(r, &ngx_http_umami_answer_header_reason,
+                                     reason)
+           != NGX_OK)
+    {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    ngx_memzero(&cv, sizeof(ngx_http_complex_value_t));
+    cv.value = *json;
+
+    /* a body that was not read is discarded, so that the connection is kept */
+
+    ngx_http_finalize_request(r, ngx_http_send_response(r, NGX_HTTP_OK,
+                                             &ngx_http_umami_answer_type, &cv));
+    return NGX_DONE;
+}
+
+
 static ngx_int_t
 ngx_http_umami_answer_header_filter(ngx_http_request_t *r)
 {

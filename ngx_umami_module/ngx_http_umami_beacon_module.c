@@ -249,7 +249,8 @@ ngx_http_umami_beacon_judge(ngx_http_request_t *r, ngx_http_umami_ctx_t *ctx,
     }
 
     body->kind = ublcf->kind;
-    body->flags = NGX_UMAMI_BODY_STRIP|NGX_UMAMI_BODY_HOSTNAME;
+    body->flags = NGX_UMAMI_BODY_HOSTNAME
+                  | ngx_http_umami_policy_flags(r, ctx);
     body->max_items = ublcf->max_items;
     body->max_cuts = ngx_min(ublcf->max_items * NGX_HTTP_UMAMI_BEACON_CUTS,
                              NGX_HTTP_UMAMI_BEACON_MAX_CUTS);
@@ -278,8 +279,13 @@ ngx_http_umami_beacon_judge(ngx_http_request_t *r, ngx_http_umami_ctx_t *ctx,
                                      NGX_HTTP_BAD_REQUEST);
     }
 
-    if (body->ncuts && ngx_http_umami_beacon_cut(r, body, &text) != NGX_OK) {
-        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    if (body->ncuts) {
+
+        if (ngx_http_umami_beacon_cut(r, body, &text) != NGX_OK) {
+            return NGX_HTTP_INTERNAL_SERVER_ERROR;
+        }
+
+        ngx_http_umami_policy_count(r, body);
     }
 
     ngx_http_umami_beacon_count(r);
@@ -573,6 +579,8 @@ ngx_http_umami_beacon_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
         ulcf->uncached = 1;
 
     } else {
+        ulcf->body = 1;
+
         err = ngx_http_umami_beacon_sizes(cf, conf, outer);
 
         if (err != NGX_CONF_OK) {

@@ -17,6 +17,7 @@
 #define NGX_HTTP_UMAMI_FORWARD_COLLECT   3    /* dropped from beacons only */
 #define NGX_HTTP_UMAMI_FORWARD_JUDGED    4    /* where the body was judged */
 #define NGX_HTTP_UMAMI_FORWARD_CACHE     5    /* where Umami has to look */
+#define NGX_HTTP_UMAMI_FORWARD_KEY       6    /* is none of Umami's business */
 
 
 typedef struct {
@@ -91,6 +92,7 @@ static ngx_http_umami_forward_header_t  ngx_http_umami_forward_headers[] = {
 
     { ngx_string("cloudfront-viewer-address"), NGX_HTTP_UMAMI_FORWARD_NEVER },
     { ngx_string("x-origin-verify"), NGX_HTTP_UMAMI_FORWARD_NEVER },
+    { ngx_string("x-umami-key"), NGX_HTTP_UMAMI_FORWARD_KEY },
 
     { ngx_string("cookie"), NGX_HTTP_UMAMI_FORWARD_COLLECT },
     { ngx_string("authorization"), NGX_HTTP_UMAMI_FORWARD_COLLECT },
@@ -361,6 +363,9 @@ ngx_http_umami_forward_drops(ngx_http_umami_forward_main_conf_t *ufmcf,
 
     case NGX_HTTP_UMAMI_FORWARD_CACHE:
         return beacon && ctx->uncached;
+
+    case NGX_HTTP_UMAMI_FORWARD_KEY:
+        return 1;
 
     default:
         return 0;

@@ -25,14 +25,15 @@ typedef struct {
 
 
 /*
- * The order of a request's steps: the cheapest refusal first, the body before
- * the limits whose keys may need it, and nothing is changed for Umami before
- * the request is known to go there.
+ * The order of a request's steps: the cheapest refusal first, what needs no
+ * body before it is read, the body before the limits whose keys may need it,
+ * and nothing is changed for Umami before the request is known to go there.
  */
 
 static ngx_http_umami_step_t  ngx_http_umami_steps[] = {
     { NGX_HTTP_UMAMI_ORIGIN, ngx_http_umami_cors_step },
     { NGX_HTTP_UMAMI_CLIENT, ngx_http_umami_client_step },
+    { NGX_HTTP_UMAMI_FILTER, ngx_http_umami_filter_step },
     { NGX_HTTP_UMAMI_BEACON, ngx_http_umami_beacon_step },
     { NGX_HTTP_UMAMI_LIMIT, ngx_http_umami_limit_step },
     { NGX_HTTP_UMAMI_FORWARD, ngx_http_umami_forward_step },

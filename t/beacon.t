@@ -38,6 +38,8 @@ http {
     proxy_http_version  1.1;
     proxy_set_header    Connection "";
 
+    umami_repair  off;
+
     upstream umami {
         server     %%UMAMI%%;
         keepalive  4;
