@@ -12,6 +12,7 @@
 
 typedef struct {
     ngx_uint_t   overrides;      /* flags of the codec */
+    ngx_uint_t   version;        /* the same; 0: any */
     ngx_flag_t   repair;
 } ngx_http_umami_policy_loc_conf_t;
 
@@ -30,6 +31,8 @@ static char *ngx_http_umami_policy_merge_loc_conf(ngx_conf_t *cf, void *parent,
 static char *ngx_http_umami_overrides(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
 static char *ngx_http_umami_repair(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+static char *ngx_http_umami_version(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
 
 
@@ -60,6 +63,13 @@ static ngx_command_t  ngx_http_umami_policy_commands[] = {
       ngx_http_umami_repair,
       NGX_HTTP_LOC_CONF_OFFSET,
       offsetof(ngx_http_umami_policy_loc_conf_t, repair),
+      NULL },
+
+    { ngx_string("umami_version"),
+      NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_TAKE1,
+      ngx_http_umami_version,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      0,
       NULL },
 
       ngx_null_command
@@ -105,7 +115,7 @@ ngx_http_umami_policy_flags(ngx_http_request_t *r, ngx_http_umami_ctx_t *ctx)
 
     uplcf = ngx_http_get_module_loc_conf(r, ngx_http_umami_policy_module);
 
-    flags = uplcf->repair ? NGX_UMAMI_BODY_TRIM : 0;
+    flags = uplcf->version | (uplcf->repair ? NGX_UMAMI_BODY_TRIM : 0);
 
     if (uplcf->overrides && !ngx_http_umami_trusted(r, ctx)) {
         flags |= uplcf->overrides;
@@ -177,6 +187,7 @@ ngx_http_umami_policy_create_loc_conf(ngx_conf_t *cf)
     }
 
     conf->overrides = NGX_CONF_UNSET_UINT;
+    conf->version = NGX_CONF_UNSET_UINT;
     conf->repair = NGX_CONF_UNSET;
 
     return conf;
@@ -191,6 +202,7 @@ ngx_http_umami_policy_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
 
     ngx_conf_merge_uint_value(conf->overrides, prev->overrides,
                               NGX_UMAMI_BODY_STRIP);
+    ngx_conf_merge_uint_value(conf->version, prev->version, 0);
     ngx_conf_merge_value(conf->repair, prev->repair, 1);
 
     return NGX_CONF_OK;
@@ -238,4 +250,39 @@ ngx_http_umami_repair(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
     (void) ngx_http_umami_use(cf);
 
     return ngx_conf_set_flag_slot(cf, cmd, conf);
+}
+
+
+static char *
+ngx_http_umami_version(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
+{
+    ngx_http_umami_policy_loc_conf_t *uplcf = conf;
+
+    ngx_str_t  *value;
+
+    if (uplcf->version != NGX_CONF_UNSET_UINT) {
+        return "is duplicate";
+    }
+
+    (void) ngx_http_umami_use(cf);
+
+    value = cf->args->elts;
+
+    if (ngx_strcmp(value[1].data, "any") == 0) {
+        uplcf->version = 0;
+
+    } else if (ngx_strcmp(value[1].data, "2") == 0) {
+        uplcf->version = NGX_UMAMI_BODY_V2;
+
+    } else if (ngx_strcmp(value[1].data, "3") == 0) {
+        uplcf->version = NGX_UMAMI_BODY_V3;
+
+    } else {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "invalid value \"%V\" in \"umami_version\", it is "
+                           "\"2\", \"3\" or \"any\"", &value[1]);
+        return NGX_CONF_ERROR;
+    }
+
+    return NGX_CONF_OK;
 }

@@ -435,10 +435,11 @@ function trim(s, limit) {
 
 function expected(kind, flags, root) {
   const items = kind === 'batch' ? root : [root];
-  const two = kind === 'send' && (flags.includes('2') || !flags.includes('3'));
   const limits = { ...LIMITS };
-  if (two) Object.assign(limits, LONG);
-  if (two && !flags.includes('3') && flags.includes('2')) delete limits.tag;
+  if (kind === 'send' && flags.includes('2') && !flags.includes('3')) {
+    Object.assign(limits, LONG);
+    delete limits.tag;
+  }
   let spoofed = false;
 
   for (const it of Array.isArray(items) ? items : []) {

@@ -94,6 +94,18 @@ http {
             proxy_pass http://umami/api/send;
         }
 
+        location = /two {
+            umami_beacon;
+            umami_version 2;
+            proxy_pass http://umami/api/send;
+        }
+
+        location = /three {
+            umami_beacon;
+            umami_version 3;
+            proxy_pass http://umami/api/send;
+        }
+
         location = /peer {
             umami_beacon;
             umami_trust 127.0.0.1;
@@ -251,9 +263,32 @@ for my $field (sort keys %limits) {
     my $body = sub { payload($website, "\"$field\":\"$_[0]\"") };
     my $long = $body->('a' x ($limit + 1));
 
-    reaches('/api/send', $long, $body->('a' x $limit), "$field is cut");
-    reaches('/api/send', $body->('a' x $limit), $body->('a' x $limit),
-        "$field of just the limit is not");
+    # of these three only version 2 has a limit, and it knows no tag
+
+    my $whole = $limit == 500;
+
+    reaches($whole ? '/two' : '/api/send', $long, $body->('a' x $limit),
+        "$field is cut");
+    reaches($_, $whole ? $long : $body->('a' x $limit),
+        $whole ? $long : $body->('a' x $limit),
+        "$field of just the limit is not") for '/api/send', '/three';
+}
+
+reaches('/two', payload($website, '"tag":"' . 'a' x 60 . '"'),
+    payload($website, '"tag":"' . 'a' x 60 . '"'), 'version 2 has no tag');
+
+# the schema that counts
+
+{
+    my $performance = $beacon =~ s/event/performance/r;
+    my $cast = payload($website, '"language":5');
+
+    reaches($_, $performance, $performance, 'performance')
+        for '/api/send', '/three';
+    refused('/two', $performance, 'type-invalid', 'performance');
+
+    reaches($_, $cast, $cast, 'a number for a string') for '/api/send', '/two';
+    refused('/three', $cast, 'language-type', 'a number for a string');
 }
 
 for my $field (qw/ hostname language screen name /) {

@@ -72,6 +72,7 @@ my $key = 'key=a-key-of-some-length';
 my %good = (
     umami_overrides => [qw/ strip refuse pass /],
     umami_repair => [qw/ on off /],
+    umami_version => [qw/ 2 3 any /],
     umami_trust => ['off', '10.0.0.0/8', '192.0.2.1 2001:db8::/32', $key,
         "10.0.0.0/8 $key ::1 ${key}2", '::/0'],
     umami_filter => [map { my $f = $_; map { "$f $_" } qw/ on dry_run off / }
@@ -97,6 +98,10 @@ for (['umami_overrides yes', 'invalid value "yes" in "umami_overrides", it is '
         . '"strip", "refuse" or "pass"'],
     ['umami_overrides strip; umami_overrides pass',
         '"umami_overrides" directive is duplicate'],
+    ['umami_version 4', 'invalid value "4" in "umami_version", it is "2", "3" '
+        . 'or "any"'],
+    ['umami_version 2; umami_version 3', '"umami_version" directive is '
+        . 'duplicate'],
     ['umami_repair yes', 'invalid value "yes" in "umami_repair" directive, it '
         . 'must be "on" or "off"'],
     ['umami_repair on; umami_repair on', '"umami_repair" directive is '

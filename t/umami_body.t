@@ -67,8 +67,17 @@ http {
             proxy_pass       http://umami;
         }
 
+        location = /two {
+            umami_beacon     max_size=1m;
+            umami_version    2;
+            umami_overrides  pass;
+            umami_repair     off;
+            proxy_pass       http://umami/api/send;
+        }
+
         location = /repaired {
             umami_beacon     max_size=1m;
+            umami_version    2;
             proxy_pass       http://umami/api/send;
         }
     }
@@ -124,6 +133,15 @@ for my $row (@bodies) {
         push @unexplained, $name if !@notes;
     }
 
+    # by the schema of version 2 alone
+
+    my $two = ask("$gateway/two", $row)->{headers}{'x-upstream'};
+    my $strict = ($two ? 'taken' : 'refused') . ' by version 2, '
+        . ($theirs == 200 ? 'taken' : 'refused') . ' there';
+
+    $tally{$strict}++;
+    note("$name, $strict ($theirs)") if !$two != ($theirs != 200);
+
     next if !defined $after;
 
     my $repaired = ask("$gateway/repaired", $row);
@@ -137,6 +155,8 @@ is(join(' ', @unexplained), '', 'each difference has its note');
 note("$_: $tally{$_}") for sort keys %tally;
 
 is($tally{'refused here, taken there'} // 0, 0, 'no event is lost');
+is($tally{'refused by version 2, taken there'} // 0, 0,
+    'no event is lost by version 2');
 cmp_ok($tally{$_} // 0, '>=', 10, $_) for 'taken here, taken there',
     'refused here, refused there', 'repaired';
 
