@@ -15,6 +15,7 @@
 #include "ngx_umami_fetch.h"
 #include "ngx_umami_health.h"
 #include "ngx_umami_hmac.h"
+#include "ngx_umami_lease.h"
 #include "ngx_umami_local.h"
 #include "ngx_umami_postgres.h"
 #include "ngx_umami_redis.h"
@@ -110,6 +111,7 @@ typedef struct {
     ngx_str_t                   name;
     ngx_http_complex_value_t    key;
     ngx_umami_counter_rule_t    counter;
+    ngx_uint_t                  lease;      /* permits are taken in blocks */
 
     ngx_str_t                   prefix;     /* of the key in Redis */
     ngx_str_t                   version;    /* told apart in the hash */

@@ -21,6 +21,9 @@
 
 #define NGX_HTTP_UMAMI_LIMIT_HEX       (NGX_UMAMI_LOCAL_KEY * 2)
 
+/* how often a request waits for permits before it asks by itself */
+#define NGX_HTTP_UMAMI_LIMIT_WAITS     2
+
 
 typedef struct {
     ngx_str_t                      name;
@@ -33,6 +36,8 @@ typedef struct {
     ngx_uint_t                     script;
     ngx_uint_t                     redis;     /* the first of the reasons' */
     ngx_uint_t                     forgotten;
+    ngx_uint_t                     leases;    /* some rule has them */
+    ngx_umami_lease_t             *lease;     /* NULL: no Redis, no leases */
 } ngx_http_umami_limit_main_conf_t;
 
 
@@ -47,13 +52,25 @@ typedef struct {
     ngx_http_umami_ctx_t          *ctx;
     ngx_umami_redis_op_t          *op;        /* NULL: nothing is awaited */
     ngx_uint_t                     n;
+    ngx_uint_t                     decided;   /* after these, by leases */
     ngx_umami_local_ask_t         *asks;
     ngx_http_umami_limit_t       **limits;
+    ngx_uint_t                     waits;
+    ngx_umami_redis_reason_e       reason;    /* what came of the wait */
+    ngx_umami_lease_wait_t         wait;
 } ngx_http_umami_limit_ctx_t;
 
 
 static ngx_int_t ngx_http_umami_limit_collect(ngx_http_request_t *r,
     ngx_http_umami_limit_ctx_t *lctx, ngx_array_t *limits);
+static ngx_int_t ngx_http_umami_limit_decide(ngx_http_request_t *r,
+    ngx_http_umami_limit_ctx_t *lctx);
+static ngx_int_t ngx_http_umami_limit_lease(ngx_http_request_t *r,
+    ngx_http_umami_limit_ctx_t *lctx);
+static void ngx_http_umami_limit_leased(void *data,
+    ngx_umami_redis_reason_e reason);
+static void ngx_http_umami_limit_settle(ngx_http_request_t *r,
+    ngx_http_umami_limit_ctx_t *lctx, ngx_uint_t spent);
 static ngx_int_t ngx_http_umami_limit_redis(ngx_http_request_t *r,
     ngx_http_umami_limit_ctx_t *lctx);
 static void ngx_http_umami_limit_reply(void *data,
@@ -141,14 +158,17 @@ ngx_module_t  ngx_http_umami_limit_module = {
 ngx_int_t
 ngx_http_umami_limit_step(ngx_http_request_t *r, ngx_http_umami_ctx_t *ctx)
 {
-    ngx_http_umami_main_conf_t       *umcf;
+    ngx_int_t                         rc;
     ngx_http_umami_limit_ctx_t       *lctx;
     ngx_http_umami_limit_loc_conf_t  *ullcf;
 
     lctx = ctx->limit;
 
     if (lctx) {
-        return ngx_http_umami_limit_verdict(r, lctx);
+        rc = lctx->waits ? ngx_http_umami_limit_decide(r, lctx) : NGX_OK;
+
+        return (rc == NGX_AGAIN) ? ngx_http_umami_suspend(ctx)
+                                 : ngx_http_umami_limit_verdict(r, lctx);
     }
 
     ullcf = ngx_http_get_module_loc_conf(r, ngx_http_umami_limit_module);
@@ -170,19 +190,100 @@ ngx_http_umami_limit_step(ngx_http_request_t *r, ngx_http_umami_ctx_t *ctx)
 
     ctx->limit = lctx;
 
-    umcf = ngx_http_get_module_main_conf(r, ngx_umami_module);
-
-    if (umcf->redis) {
-
-        if (ngx_http_umami_limit_redis(r, lctx) == NGX_AGAIN) {
-            return ngx_http_umami_suspend(ctx);
-        }
-
-    } else {
-        ngx_http_umami_limit_local(r, lctx);
+    if (ngx_http_umami_limit_decide(r, lctx) == NGX_AGAIN) {
+        return ngx_http_umami_suspend(ctx);
     }
 
     return ngx_http_umami_limit_verdict(r, lctx);
+}
+
+
+static ngx_int_t
+ngx_http_umami_limit_decide(ngx_http_request_t *r,
+    ngx_http_umami_limit_ctx_t *lctx)
+{
+    ngx_http_umami_main_conf_t  *umcf;
+
+    umcf = ngx_http_get_module_main_conf(r, ngx_umami_module);
+
+    if (umcf->redis == NULL) {
+        ngx_http_umami_limit_local(r, lctx);
+        return NGX_OK;
+    }
+
+    if (lctx->reason != NGX_UMAMI_REDIS_OK) {
+        lctx->waits = 0;
+        ngx_http_umami_limit_failed(r, lctx, lctx->reason);
+        return NGX_OK;
+    }
+
+    if (ngx_http_umami_limit_lease(r, lctx) == NGX_AGAIN) {
+        return NGX_AGAIN;
+    }
+
+    lctx->waits = 0;
+
+    return lctx->n ? ngx_http_umami_limit_redis(r, lctx) : NGX_OK;
+}
+
+
+static ngx_int_t
+ngx_http_umami_limit_lease(ngx_http_request_t *r,
+    ngx_http_umami_limit_ctx_t *lctx)
+{
+    ngx_int_t                          rc;
+    ngx_http_umami_limit_main_conf_t  *ulmcf;
+
+    ulmcf = ngx_http_get_module_main_conf(r, ngx_http_umami_limit_module);
+
+    if (ulmcf->lease == NULL || lctx->waits == NGX_HTTP_UMAMI_LIMIT_WAITS) {
+        return NGX_OK;
+    }
+
+    lctx->wait.handler = ngx_http_umami_limit_leased;
+    lctx->wait.data = lctx;
+
+    rc = ngx_umami_lease_take(ulmcf->lease, lctx->asks, (void **) lctx->limits,
+                              &lctx->n, &lctx->decided, &lctx->wait);
+
+    if (rc == NGX_AGAIN) {
+        lctx->waits++;
+
+    } else {
+        lctx->wait.handler = NULL;
+    }
+
+    return rc;
+}
+
+
+static void
+ngx_http_umami_limit_leased(void *data, ngx_umami_redis_reason_e reason)
+{
+    ngx_http_umami_limit_ctx_t *lctx = data;
+
+    lctx->reason = reason;
+
+    ngx_http_umami_resume(lctx->ctx);
+}
+
+
+/* the permits that were taken of leases */
+
+static void
+ngx_http_umami_limit_settle(ngx_http_request_t *r,
+    ngx_http_umami_limit_ctx_t *lctx, ngx_uint_t spent)
+{
+    ngx_http_umami_limit_main_conf_t  *ulmcf;
+
+    if (lctx->decided == 0) {
+        return;
+    }
+
+    ulmcf = ngx_http_get_module_main_conf(r, ngx_http_umami_limit_module);
+
+    ngx_umami_lease_settle(ulmcf->lease, lctx->asks + lctx->n, lctx->decided,
+                           spent);
 }
 
 
@@ -245,6 +346,8 @@ ngx_http_umami_limit_collect(ngx_http_request_t *r,
         ask->rule = &limit[i].rule->counter;
         ask->cost = ngx_min(cost, limit[i].rule->counter.limit);
         ask->dry_run = limit[i].dry_run;
+        ask->prefix = limit[i].rule->lease ? &limit[i].rule->prefix : NULL;
+        ask->lot = 0;
 
         lctx->limits[lctx->n++] = &limit[i];
     }
@@ -412,7 +515,7 @@ ngx_http_umami_limit_verdict(ngx_http_request_t *r,
     refused = 0;
     retry = 0;
 
-    for (i = 0; i < lctx->n; i++) {
+    for (i = 0; i < lctx->n + lctx->decided; i++) {
 
         ask = &lctx->asks[i];
 
@@ -432,6 +535,8 @@ ngx_http_umami_limit_verdict(ngx_http_request_t *r,
         ngx_http_umami_limit_count(r, lctx->limits[i]->rule->counters
                                       + verdict);
     }
+
+    ngx_http_umami_limit_settle(r, lctx, !refused);
 
     if (!refused) {
         return NGX_OK;
@@ -462,10 +567,20 @@ ngx_http_umami_limit_cleanup(ngx_http_umami_ctx_t *ctx)
 
     lctx = ctx->limit;
 
-    if (lctx && lctx->op) {
+    if (lctx == NULL) {
+        return;
+    }
+
+    if (lctx->op) {
         ngx_umami_redis_detach(lctx->op);
         lctx->op = NULL;
     }
+
+    if (lctx->wait.handler) {
+        ngx_umami_lease_leave(&lctx->wait);
+    }
+
+    ngx_http_umami_limit_settle(ctx->request, lctx, 0);
 }
 
 
@@ -542,11 +657,14 @@ ngx_http_umami_limit_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
     ngx_http_umami_limit_loc_conf_t *prev = parent;
     ngx_http_umami_limit_loc_conf_t *conf = child;
 
-    ngx_uint_t                  i;
-    ngx_http_umami_limit_t     *limit;
-    ngx_http_core_loc_conf_t   *clcf;
-    ngx_http_umami_loc_conf_t  *ulcf;
+    ngx_uint_t                         i;
+    ngx_http_umami_limit_t            *limit;
+    ngx_http_core_loc_conf_t          *clcf;
+    ngx_http_umami_loc_conf_t         *ulcf;
+    ngx_http_umami_limit_main_conf_t  *ulmcf;
 
+    ulmcf = ngx_http_conf_get_module_main_conf(cf,
+                                               ngx_http_umami_limit_module);
     clcf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_core_module);
 
     if (conf->limits == NULL && clcf->noname) {
@@ -575,6 +693,10 @@ ngx_http_umami_limit_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
                           "\"umami_limit %V\" in the location \"%V\" names no "
                           "\"umami_limit_rule\"", &limit[i].name, &clcf->name);
             return NGX_CONF_ERROR;
+        }
+
+        if (limit[i].rule->lease) {
+            ulmcf->leases = 1;
         }
     }
 
@@ -657,6 +779,14 @@ ngx_http_umami_limit_init(ngx_conf_t *cf)
 
     if (umcf->redis == NULL) {
         return NGX_OK;
+    }
+
+    if (ulmcf->leases) {
+        ulmcf->lease = ngx_umami_lease_create(cf, umcf->redis, umcf->stats,
+                                              NGX_HTTP_UMAMI_LIMIT_BUDGET);
+        if (ulmcf->lease == NULL) {
+            return NGX_ERROR;
+        }
     }
 
     return ngx_umami_redis_add_script(umcf->redis, &ngx_umami_counter_lua,

@@ -134,7 +134,8 @@ ngx_http_umami_rule(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 
         if (rc == NGX_DECLINED) {
             err = "is unknown, a rule takes \"key=\", and \"rate=\" with "
-                  "\"burst=\" or \"quota=\" with \"window=\"";
+                  "\"burst=\" or \"quota=\" with \"window=\", and "
+                  "\"lease=\"";
         }
 
         ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
@@ -155,6 +156,7 @@ ngx_http_umami_rule(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
     }
 
     lr->counter = words.counter;
+    lr->lease = words.lease;
 
     return ngx_http_umami_rule_prepare(cf, lr) == NGX_OK ? NGX_CONF_OK
                                                           : NGX_CONF_ERROR;

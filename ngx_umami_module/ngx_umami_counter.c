@@ -18,64 +18,118 @@ static uint64_t ngx_umami_counter_retry(ngx_umami_counter_rule_t *rule,
     ngx_umami_counter_t *counter, uint64_t now, uint64_t over);
 
 
-ngx_str_t  ngx_umami_counter_lua = ngx_string(
-    "local t = redis.call('TIME')\n"
+/*
+ * What both texts share.  Of "key", "form", "limit", "rate" and "period": the
+ * counter as it is "now" in a, b and c, and what is used of the limit.
+ */
+
+#define NGX_UMAMI_COUNTER_LUA_CLOCK                                           \
+    "local t = redis.call('TIME')\n"                                          \
     "local now = t[1] * 1000000 + t[2]\n"
-    "local out, new, px, ok = {}, {}, {}, true\n"
+
+#define NGX_UMAMI_COUNTER_LUA_USED                                            \
+    "  local a, b, c = 0, 0, 0\n"                                             \
+    "  local s = redis.call('GET', key)\n"                                    \
+    "  if s then\n"                                                           \
+    "    local x, y, z = string.match(s, '^(%d+):(%d+):(%d+)$')\n"            \
+    "    if x then a, b, c = tonumber(x), tonumber(y), tonumber(z) end\n"     \
+    "  end\n"                                                                 \
+    "  local w, left, fades, used, px = period * 1000000, 0, 0\n"             \
+    "  if form == 0 then\n"                                                   \
+    "    local past = math.max(0, now - c)\n"                                 \
+    "    used = math.max(0, a - math.floor(past / period * rate))\n"          \
+    "    a, c, px = used, math.max(now, c), limit * period / rate\n"          \
+    "  else\n"                                                                \
+    "    local n = math.floor(now / w)\n"                                     \
+    "    if n < c then n = c end\n"                                           \
+    "    if n == c + 1 then a, b = 0, a elseif n > c then a, b = 0, 0 end\n"  \
+    "    left = math.min(w, math.max(0, (n + 1) * w - now))\n"                \
+    "    fades = math.floor(b * (left / w))\n"                                \
+    "    used, c, px = a + fades, n, w * 2\n"                                 \
+    "  end\n"
+
+/* of "over", which is what has to fade before it fits; "a" is not charged */
+
+#define NGX_UMAMI_COUNTER_LUA_RETRY                                           \
+    "    if form == 0 then\n"                                                 \
+    "      retry = over * period / rate\n"                                    \
+    "    else\n"                                                              \
+    "      retry = over / b * w\n"                                            \
+    "      if over > fades then\n"                                            \
+    "        retry = left + (over - fades) / math.max(a, 1) * w\n"            \
+    "      end\n"                                                             \
+    "      retry = math.min(retry, w * 2)\n"                                  \
+    "    end\n"                                                               \
+    "    retry = math.floor(retry / 1000) + 1\n"
+
+#define NGX_UMAMI_COUNTER_LUA_VALUE                                           \
+    "string.format('%.0f:%.0f:%.0f', a + cost, b, c)"
+
+#define NGX_UMAMI_COUNTER_LUA_EXPIRY                                          \
+    "string.format('%.0f', math.ceil(px / 1000) + 1000)"
+
+
+ngx_str_t  ngx_umami_counter_lua = ngx_string(
+    NGX_UMAMI_COUNTER_LUA_CLOCK
+    "local out, new, px_of, ok = {}, {}, {}, true\n"
     "for i = 1, #KEYS do\n"
-    "  local j = i * 6 - 5\n"
+    "  local j, key = i * 6 - 5, KEYS[i]\n"
     "  local cost, form = ARGV[j] * 1000000, tonumber(ARGV[j + 1])\n"
     "  local limit, rate = ARGV[j + 2] * 1000000, tonumber(ARGV[j + 3])\n"
     "  local period, dry = tonumber(ARGV[j + 4]), ARGV[j + 5] == '1'\n"
-    "  local a, b, c = 0, 0, 0\n"
-    "  local s = redis.call('GET', KEYS[i])\n"
-    "  if s then\n"
-    "    local x, y, z = string.match(s, '^(%d+):(%d+):(%d+)$')\n"
-    "    if x then a, b, c = tonumber(x), tonumber(y), tonumber(z) end\n"
-    "  end\n"
-    "  local used, retry\n"
-    "  if form == 0 then\n"
-    "    local past = math.max(0, now - c)\n"
-    "    used = math.max(0, a - math.floor(past / period * rate))\n"
-    "    retry = (used + cost - limit) * period / rate\n"
-    "    a, c, px[i] = used + cost, math.max(now, c), limit * period / rate\n"
-    "  else\n"
-    "    local w = period * 1000000\n"
-    "    local n = math.floor(now / w)\n"
-    "    if n < c then n = c end\n"
-    "    if n == c + 1 then a, b = 0, a elseif n > c then a, b = 0, 0 end\n"
-    "    local left = math.min(w, math.max(0, (n + 1) * w - now))\n"
-    "    local fades = math.floor(b * (left / w))\n"
-    "    used = a + fades\n"
-    "    local over = used + cost - limit\n"
-    "    retry = over / b * w\n"
-    "    if over > fades then\n"
-    "      retry = left + (over - fades) / math.max(a, 1) * w\n"
-    "    end\n"
-    "    retry = math.min(retry, w * 2)\n"
-    "    a, c, px[i] = a + cost, n, w * 2\n"
-    "  end\n"
-    "  local yes = used + cost <= limit\n"
-    "  if yes then\n"
-    "    new[i] = string.format('%.0f:%.0f:%.0f', a, b, c)\n"
+    NGX_UMAMI_COUNTER_LUA_USED
+    "  local over, retry = used + cost - limit, 0\n"
+    "  if over <= 0 then\n"
+    "    new[i] = " NGX_UMAMI_COUNTER_LUA_VALUE "\n"
+    "    px_of[i] = " NGX_UMAMI_COUNTER_LUA_EXPIRY "\n"
     "    used = used + cost\n"
-    "  elseif not dry then\n"
-    "    ok = false\n"
+    "  else\n"
+    NGX_UMAMI_COUNTER_LUA_RETRY
+    "    if not dry then ok = false end\n"
     "  end\n"
     "  local n = #out\n"
-    "  out[n + 1] = yes and 1 or 0\n"
+    "  out[n + 1] = new[i] and 1 or 0\n"
     "  out[n + 2] = math.floor(math.max(0, limit - used) / 1000000)\n"
-    "  out[n + 3] = yes and 0 or math.floor(retry / 1000) + 1\n"
+    "  out[n + 3] = retry\n"
     "end\n"
     "if ok then\n"
     "  for i = 1, #KEYS do\n"
     "    if new[i] then\n"
-    "      redis.call('SET', KEYS[i], new[i], 'PX',\n"
-    "                 string.format('%.0f', math.ceil(px[i] / 1000) + 1000))\n"
+    "      redis.call('SET', KEYS[i], new[i], 'PX', px_of[i])\n"
     "    end\n"
     "  end\n"
     "end\n"
     "return out\n");
+
+
+ngx_str_t  ngx_umami_counter_lease_lua = ngx_string(
+    NGX_UMAMI_COUNTER_LUA_CLOCK
+    "local key, need, form = KEYS[1], tonumber(ARGV[1]), tonumber(ARGV[2])\n"
+    "local limit, rate = ARGV[3] * 1000000, tonumber(ARGV[4])\n"
+    "local period, want = tonumber(ARGV[5]), tonumber(ARGV[6])\n"
+    NGX_UMAMI_COUNTER_LUA_USED
+    "local cost, more = 0, need\n"
+    "if want >= 0 then\n"
+    "  local room = math.floor(math.max(0, limit - used) / 1000000)\n"
+    "  if need <= room then\n"
+    "    cost = math.max(need, math.min(want, math.ceil(room / 2)))\n"
+    "    cost, more = cost * 1000000, 1\n"
+    "  end\n"
+    "elseif form == 0 or c == tonumber(ARGV[7]) then\n"
+    "  cost = math.max(want, -a)\n"
+    "end\n"
+    "if cost ~= 0 then\n"
+    "  redis.call('SET', key, " NGX_UMAMI_COUNTER_LUA_VALUE ", 'PX',\n"
+    "             " NGX_UMAMI_COUNTER_LUA_EXPIRY ")\n"
+    "  a, used = a + cost, used + cost\n"
+    "end\n"
+    "local over, retry = used + more * 1000000 - limit, 0\n"
+    "if over > 0 then\n"
+    NGX_UMAMI_COUNTER_LUA_RETRY
+    "end\n"
+    "if cost > 0 then cost = cost / 1000000 end\n"
+    "return { cost, math.floor(math.max(0, limit - used) / 1000000),\n"
+    "         retry, math.floor(left / 1000), c }\n");
 
 
 void

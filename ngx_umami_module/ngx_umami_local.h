@@ -37,6 +37,10 @@ typedef struct {
     uint64_t                      cost;
     ngx_uint_t                    dry_run;
     ngx_umami_counter_verdict_t   verdict;
+
+    /* where permits may be leased: of its key in Redis; what it was taken of */
+    ngx_str_t                    *prefix;
+    ngx_uint_t                    lot;
 } ngx_umami_local_ask_t;
 
 

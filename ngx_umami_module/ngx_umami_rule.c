@@ -17,6 +17,10 @@
 #define NGX_UMAMI_RULE_BURST       0x02
 #define NGX_UMAMI_RULE_QUOTA       0x04
 #define NGX_UMAMI_RULE_WINDOW      0x08
+#define NGX_UMAMI_RULE_LEASE       0x10
+
+/* what a leased bucket holds at least: what the rate brings in 1/5 s */
+#define NGX_UMAMI_RULE_LEASE_PART  5
 
 
 typedef struct {
@@ -30,6 +34,7 @@ static char *ngx_umami_rule_rate(ngx_umami_rule_t *rule, ngx_str_t *value);
 static char *ngx_umami_rule_burst(ngx_umami_rule_t *rule, ngx_str_t *value);
 static char *ngx_umami_rule_quota(ngx_umami_rule_t *rule, ngx_str_t *value);
 static char *ngx_umami_rule_window(ngx_umami_rule_t *rule, ngx_str_t *value);
+static char *ngx_umami_rule_lease(ngx_umami_rule_t *rule, ngx_str_t *value);
 
 
 static ngx_umami_rule_word_t  ngx_umami_rule_words[] = {
@@ -37,6 +42,7 @@ static ngx_umami_rule_word_t  ngx_umami_rule_words[] = {
     { ngx_string("burst="), NGX_UMAMI_RULE_BURST, ngx_umami_rule_burst },
     { ngx_string("quota="), NGX_UMAMI_RULE_QUOTA, ngx_umami_rule_quota },
     { ngx_string("window="), NGX_UMAMI_RULE_WINDOW, ngx_umami_rule_window },
+    { ngx_string("lease="), NGX_UMAMI_RULE_LEASE, ngx_umami_rule_lease },
     { ngx_null_string, 0, NULL }
 };
 
@@ -169,6 +175,22 @@ ngx_umami_rule_window(ngx_umami_rule_t *rule, ngx_str_t *value)
 }
 
 
+static char *
+ngx_umami_rule_lease(ngx_umami_rule_t *rule, ngx_str_t *value)
+{
+    if (value->len == 2 && ngx_strncmp(value->data, "on", 2) == 0) {
+        rule->lease = 1;
+        return NULL;
+    }
+
+    if (value->len == 3 && ngx_strncmp(value->data, "off", 3) == 0) {
+        return NULL;
+    }
+
+    return "is invalid, it takes \"on\" or \"off\"";
+}
+
+
 char *
 ngx_umami_rule_finish(ngx_umami_rule_t *rule)
 {
@@ -197,6 +219,14 @@ ngx_umami_rule_finish(ngx_umami_rule_t *rule)
     if (rate) {
         rule->counter.form = NGX_UMAMI_COUNTER_BUCKET;
         rule->counter.limit = rule->burst + 1;
+
+        if (rule->lease
+            && rule->counter.limit * rule->counter.period
+               * NGX_UMAMI_RULE_LEASE_PART < rule->counter.rate)
+        {
+            return "needs a larger \"burst=\" for \"lease=on\": the bucket "
+                   "has to hold what the rate brings in 200 ms";
+        }
 
     } else {
         rule->counter.form = NGX_UMAMI_COUNTER_WINDOW;
