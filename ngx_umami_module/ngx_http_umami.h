@@ -18,6 +18,7 @@
 #include "ngx_umami_local.h"
 #include "ngx_umami_postgres.h"
 #include "ngx_umami_redis.h"
+#include "ngx_umami_sites.h"
 #include "ngx_umami_stats.h"
 #include "ngx_umami_store.h"
 
@@ -37,6 +38,8 @@ typedef enum {
     NGX_HTTP_UMAMI_METHOD_NOT_ALLOWED,
     NGX_HTTP_UMAMI_RATE_LIMITED,
     NGX_HTTP_UMAMI_SCRIPT_UNAVAILABLE,
+    NGX_HTTP_UMAMI_WEBSITE_UNKNOWN,
+    NGX_HTTP_UMAMI_WEBSITE_ORIGIN,
     NGX_HTTP_UMAMI_BODY_REASONS
 } ngx_http_umami_reason_e;
 
@@ -52,6 +55,8 @@ typedef struct {
     ngx_umami_fetch_origin_t   *upstream;
     ngx_umami_redis_t          *redis;
     ngx_umami_postgres_t       *postgres;
+    ngx_umami_sites_t          *sites;         /* together with postgres */
+    ngx_umami_postgres_t       *sites_postgres;
     ngx_umami_hmac_t           *hmac;
     ngx_umami_hmac_t           *daily;
 
@@ -72,8 +77,9 @@ typedef struct {
 #define NGX_HTTP_UMAMI_CLIENT   0x0004
 #define NGX_HTTP_UMAMI_FILTER   0x0008
 #define NGX_HTTP_UMAMI_BEACON   0x0010
-#define NGX_HTTP_UMAMI_LIMIT    0x0020
-#define NGX_HTTP_UMAMI_FORWARD  0x0040
+#define NGX_HTTP_UMAMI_WEBSITE  0x0020
+#define NGX_HTTP_UMAMI_LIMIT    0x0040
+#define NGX_HTTP_UMAMI_FORWARD  0x0080
 
 
 typedef struct {
@@ -226,6 +232,9 @@ ngx_int_t ngx_http_umami_filter_step(ngx_http_request_t *r,
     ngx_http_umami_ctx_t *ctx);
 
 ngx_int_t ngx_http_umami_beacon_step(ngx_http_request_t *r,
+    ngx_http_umami_ctx_t *ctx);
+
+ngx_int_t ngx_http_umami_website_step(ngx_http_request_t *r,
     ngx_http_umami_ctx_t *ctx);
 
 ngx_int_t ngx_http_umami_limit_step(ngx_http_request_t *r,

@@ -79,7 +79,11 @@ static ngx_http_umami_answer_text_t  ngx_http_umami_answer_reasons[] = {
     { ngx_string("rate-limited"),
       ngx_string("too many requests, try again later") },
     { ngx_string("script-unavailable"),
-      ngx_string("the script was not fetched yet, try again soon") }
+      ngx_string("the script was not fetched yet, try again soon") },
+    { ngx_string("website-unknown"),
+      ngx_string("no such website") },
+    { ngx_string("website-origin"),
+      ngx_string("this page's origin is not the website's") }
 };
 
 

@@ -26,8 +26,9 @@ typedef struct {
 
 /*
  * The order of a request's steps: the cheapest refusal first, what needs no
- * body before it is read, the body before the limits whose keys may need it,
- * and nothing is changed for Umami before the request is known to go there.
+ * body before it is read, then its website, which costs no Redis, before the
+ * limits whose keys may need the body too, and nothing is changed for Umami
+ * before the request is known to go there.
  */
 
 static ngx_http_umami_step_t  ngx_http_umami_steps[] = {
@@ -35,6 +36,7 @@ static ngx_http_umami_step_t  ngx_http_umami_steps[] = {
     { NGX_HTTP_UMAMI_CLIENT, ngx_http_umami_client_step },
     { NGX_HTTP_UMAMI_FILTER, ngx_http_umami_filter_step },
     { NGX_HTTP_UMAMI_BEACON, ngx_http_umami_beacon_step },
+    { NGX_HTTP_UMAMI_WEBSITE, ngx_http_umami_website_step },
     { NGX_HTTP_UMAMI_LIMIT, ngx_http_umami_limit_step },
     { NGX_HTTP_UMAMI_FORWARD, ngx_http_umami_forward_step },
     { 0, NULL }
