@@ -36,6 +36,8 @@ typedef enum {
     NGX_HTTP_UMAMI_METHOD_NOT_ALLOWED,
     NGX_HTTP_UMAMI_RATE_LIMITED,
     NGX_HTTP_UMAMI_SCRIPT_UNAVAILABLE,
+    NGX_HTTP_UMAMI_QUEUE_IS_FULL,
+    NGX_HTTP_UMAMI_QUEUE_TIMED_OUT,
     NGX_HTTP_UMAMI_BODY_REASONS
 } ngx_http_umami_reason_e;
 
@@ -67,7 +69,8 @@ typedef struct {
 #define NGX_HTTP_UMAMI_CLIENT   0x0004
 #define NGX_HTTP_UMAMI_BEACON   0x0008
 #define NGX_HTTP_UMAMI_LIMIT    0x0010
-#define NGX_HTTP_UMAMI_FORWARD  0x0020
+#define NGX_HTTP_UMAMI_PLACE    0x0020
+#define NGX_HTTP_UMAMI_FORWARD  0x0040
 
 
 typedef struct {
@@ -76,6 +79,16 @@ typedef struct {
     ngx_flag_t                  content;    /* the answer is made here */
     ngx_flag_t                  json;       /* errors are told in JSON */
 } ngx_http_umami_loc_conf_t;
+
+
+/* how a request stands to a place in flight */
+
+typedef enum {
+    NGX_HTTP_UMAMI_PLACE_NONE = 0,
+    NGX_HTTP_UMAMI_PLACE_AWAITED,
+    NGX_HTTP_UMAMI_PLACE_LATE,              /* it was not free in time */
+    NGX_HTTP_UMAMI_PLACE_TAKEN
+} ngx_http_umami_place_e;
 
 
 /* what became of a request at a rule; the order of its counters */
@@ -124,6 +137,11 @@ typedef struct {
 
     /* limit */
     void                       *limit;
+
+    /* queue */
+    ngx_uint_t                  place;
+    ngx_queue_t                 queue;      /* while a place is awaited */
+    ngx_msec_t                  deadline;
 
     /* forward: the request's own headers while Umami's are in their place */
     ngx_http_headers_in_t      *headers_in;
@@ -199,6 +217,10 @@ ngx_int_t ngx_http_umami_beacon_step(ngx_http_request_t *r,
 ngx_int_t ngx_http_umami_limit_step(ngx_http_request_t *r,
     ngx_http_umami_ctx_t *ctx);
 void ngx_http_umami_limit_cleanup(ngx_http_umami_ctx_t *ctx);
+
+ngx_int_t ngx_http_umami_queue_step(ngx_http_request_t *r,
+    ngx_http_umami_ctx_t *ctx);
+void ngx_http_umami_queue_release(ngx_http_umami_ctx_t *ctx);
 
 ngx_int_t ngx_http_umami_forward_step(ngx_http_request_t *r,
     ngx_http_umami_ctx_t *ctx);
