@@ -13,6 +13,7 @@
 #include <ngx_http.h>
 #include "ngx_umami_body.h"
 #include "ngx_umami_fetch.h"
+#include "ngx_umami_health.h"
 #include "ngx_umami_hmac.h"
 #include "ngx_umami_local.h"
 #include "ngx_umami_postgres.h"
@@ -55,6 +56,9 @@ typedef struct {
     ngx_umami_postgres_t       *postgres;
     ngx_umami_hmac_t           *hmac;
 
+    ngx_umami_health_beacons_t  beacons;    /* counted where there are any */
+    ngx_flag_t                  collects;
+
     ngx_flag_t                  enabled;    /* some directive is used */
 } ngx_http_umami_main_conf_t;
 
@@ -67,10 +71,11 @@ typedef struct {
 #define NGX_HTTP_UMAMI_CORS     0x0001
 #define NGX_HTTP_UMAMI_ORIGIN   0x0002
 #define NGX_HTTP_UMAMI_CLIENT   0x0004
-#define NGX_HTTP_UMAMI_BEACON   0x0008
-#define NGX_HTTP_UMAMI_LIMIT    0x0010
-#define NGX_HTTP_UMAMI_PLACE    0x0020
-#define NGX_HTTP_UMAMI_FORWARD  0x0040
+#define NGX_HTTP_UMAMI_FILTER   0x0008
+#define NGX_HTTP_UMAMI_BEACON   0x0010
+#define NGX_HTTP_UMAMI_LIMIT    0x0020
+#define NGX_HTTP_UMAMI_PLACE    0x0040
+#define NGX_HTTP_UMAMI_FORWARD  0x0080
 
 
 typedef struct {
@@ -78,6 +83,9 @@ typedef struct {
 
     ngx_flag_t                  content;    /* the answer is made here */
     ngx_flag_t                  json;       /* errors are told in JSON */
+    ngx_flag_t                  body;       /* beacons have one */
+    ngx_flag_t                  identity;   /* one address is told to Umami */
+    ngx_flag_t                  uncached;   /* nobody may keep an answer */
 } ngx_http_umami_loc_conf_t;
 
 
@@ -89,6 +97,12 @@ typedef enum {
     NGX_HTTP_UMAMI_PLACE_LATE,              /* it was not free in time */
     NGX_HTTP_UMAMI_PLACE_TAKEN
 } ngx_http_umami_place_e;
+
+
+/* what the headers of a request were cleaned of before Umami gets them */
+
+#define NGX_HTTP_UMAMI_CLEAN_IDENTITY  0x01
+#define NGX_HTTP_UMAMI_CLEAN_BEACON    0x02
 
 
 /* what became of a request at a rule; the order of its counters */
@@ -143,8 +157,10 @@ typedef struct {
     ngx_queue_t                 queue;      /* while a place is awaited */
     ngx_msec_t                  deadline;
 
-    /* forward: the request's own headers while Umami's are in their place */
+    /* forward: the request's own while Umami's are in their place */
     ngx_http_headers_in_t      *headers_in;
+    ngx_str_t                   args;
+    ngx_uint_t                  cleaned;
 
     /* cors: the policy of the location where the request began */
     void                       *cors;
@@ -159,7 +175,7 @@ typedef struct {
 
     unsigned                    suspended:1;
     unsigned                    body_read:1;
-    unsigned                    collect:1;  /* headers are a beacon's */
+    unsigned                    uncached:1; /* Umami is to look the site up */
     unsigned                    keepalive:1;  /* before it was refused */
     unsigned                    replaced:1;
     unsigned                    answered:1;
@@ -211,6 +227,19 @@ ngx_int_t ngx_http_umami_client_step(ngx_http_request_t *r,
 ngx_int_t ngx_http_umami_client_address(ngx_http_request_t *r,
     ngx_http_umami_ctx_t *ctx);
 
+/* 1 if the sender of a beacon is one that may speak for others */
+ngx_uint_t ngx_http_umami_trusted(ngx_http_request_t *r,
+    ngx_http_umami_ctx_t *ctx);
+
+/* what may pass in a body, as its codec's flags, and what did not */
+ngx_uint_t ngx_http_umami_policy_flags(ngx_http_request_t *r,
+    ngx_http_umami_ctx_t *ctx);
+void ngx_http_umami_policy_count(ngx_http_request_t *r,
+    ngx_umami_body_t *body);
+
+ngx_int_t ngx_http_umami_filter_step(ngx_http_request_t *r,
+    ngx_http_umami_ctx_t *ctx);
+
 ngx_int_t ngx_http_umami_beacon_step(ngx_http_request_t *r,
     ngx_http_umami_ctx_t *ctx);
 
@@ -224,12 +253,18 @@ void ngx_http_umami_queue_release(ngx_http_umami_ctx_t *ctx);
 
 ngx_int_t ngx_http_umami_forward_step(ngx_http_request_t *r,
     ngx_http_umami_ctx_t *ctx);
+ngx_int_t ngx_http_umami_forward_subrequest(ngx_http_request_t *r);
 void ngx_http_umami_forward_cleanup(ngx_http_umami_ctx_t *ctx);
 
 
 /* answer: returns "status", counts, and leaves the words to the filters */
 ngx_int_t ngx_http_umami_refuse(ngx_http_request_t *r,
     ngx_http_umami_ctx_t *ctx, ngx_uint_t reason, ngx_uint_t status);
+
+/* what a step answers itself in Umami's place, with 200 and JSON */
+ngx_int_t ngx_http_umami_answer(ngx_http_request_t *r, ngx_str_t *reason,
+    ngx_str_t *json);
+
 ngx_int_t ngx_http_umami_add_header(ngx_http_request_t *r, ngx_str_t *name,
     ngx_str_t *value);
 

@@ -14,8 +14,18 @@
     (NGX_HTTP_UMAMI_BODY_REASONS + NGX_UMAMI_BODY_REASONS)
 
 
+typedef enum {
+    NGX_HTTP_UMAMI_ANSWER_NGINX = 0,
+    NGX_HTTP_UMAMI_ANSWER_UMAMI,
+    NGX_HTTP_UMAMI_ANSWER_SOURCES
+} ngx_http_umami_answer_source_e;
+
+
 typedef struct {
     ngx_uint_t   counters[NGX_HTTP_UMAMI_ANSWER_REASONS];
+
+    /* the first status of each source */
+    ngx_uint_t   errors[NGX_HTTP_UMAMI_ANSWER_SOURCES];
 } ngx_http_umami_answer_main_conf_t;
 
 
@@ -34,15 +44,22 @@ typedef struct {
 static ngx_int_t ngx_http_umami_answer_header_filter(ngx_http_request_t *r);
 static ngx_int_t ngx_http_umami_answer_body_filter(ngx_http_request_t *r,
     ngx_chain_t *in);
+static ngx_uint_t ngx_http_umami_answer_replaces(ngx_http_request_t *r,
+    ngx_http_umami_ctx_t *ctx, ngx_http_umami_loc_conf_t *ulcf);
 static ngx_int_t ngx_http_umami_answer_error(ngx_http_request_t *r,
     ngx_http_umami_ctx_t *ctx);
 static ngx_int_t ngx_http_umami_answer_error_headers(ngx_http_request_t *r,
     ngx_http_umami_ctx_t *ctx, ngx_http_umami_answer_text_t *text);
 static void ngx_http_umami_answer_clear(ngx_http_request_t *r,
     ngx_str_t *name);
-static void ngx_http_umami_answer_text(ngx_uint_t reason, ngx_uint_t status,
+static void ngx_http_umami_answer_find(ngx_http_request_t *r,
+    ngx_uint_t reason, ngx_http_umami_answer_text_t *text);
+static void ngx_http_umami_answer_reason(ngx_uint_t reason,
     ngx_http_umami_answer_text_t *text);
+static ngx_int_t ngx_http_umami_answer_uncached(ngx_http_request_t *r);
 static ngx_int_t ngx_http_umami_answer_add_counters(ngx_conf_t *cf);
+static ngx_int_t ngx_http_umami_answer_add_errors(ngx_conf_t *cf,
+    ngx_uint_t source);
 static void *ngx_http_umami_answer_create_main_conf(ngx_conf_t *cf);
 static ngx_int_t ngx_http_umami_answer_init(ngx_conf_t *cf);
 
@@ -101,6 +118,14 @@ static ngx_http_umami_answer_status_t  ngx_http_umami_answer_statuses[] = {
 };
 
 
+/* for those of Umami that say nothing but no */
+
+static ngx_http_umami_answer_text_t  ngx_http_umami_answer_umami[] = {
+    { ngx_string("umami-refused"),
+      ngx_string("the analytics server refused the event") }
+};
+
+
 static ngx_str_t  ngx_http_umami_answer_type = ngx_string("application/json");
 
 static ngx_str_t  ngx_http_umami_answer_header_reason =
@@ -110,12 +135,25 @@ static ngx_str_t  ngx_http_umami_answer_header_retry =
 static ngx_str_t  ngx_http_umami_answer_header_allow = ngx_string("Allow");
 static ngx_str_t  ngx_http_umami_answer_header_cache =
     ngx_string("Cache-Control");
+static ngx_str_t  ngx_http_umami_answer_header_expires =
+    ngx_string("Expires");
 static ngx_str_t  ngx_http_umami_answer_no_store = ngx_string("no-store");
 
 
 static ngx_umami_stats_family_t  ngx_http_umami_answer_family = {
     ngx_string("umami_refused_total"),
     ngx_string("Requests that the gateway refused, by reason."), 0
+};
+
+
+static ngx_umami_stats_family_t  ngx_http_umami_answer_errors_family = {
+    ngx_string("umami_errors_total"),
+    ngx_string("Errors of nginx and of Umami that were told as JSON."), 0
+};
+
+
+static ngx_str_t  ngx_http_umami_answer_sources[] = {
+    ngx_string("nginx"), ngx_string("umami")
 };
 
 
@@ -173,6 +211,33 @@ ngx_http_umami_refuse(ngx_http_request_t *r, ngx_http_umami_ctx_t *ctx,
 }
 
 
+ngx_int_t
+ngx_http_umami_answer(ngx_http_request_t *r, ngx_str_t *reason,
+    ngx_str_t *json)
+{
+    ngx_http_complex_value_t  cv;
+
+    if (ngx_http_umami_add_header(r, &ngx_http_umami_answer_header_cache,
+                                  &ngx_http_umami_answer_no_store)
+        != NGX_OK
+        || ngx_http_umami_add_header(r, &ngx_http_umami_answer_header_reason,
+                                     reason)
+           != NGX_OK)
+    {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    ngx_memzero(&cv, sizeof(ngx_http_complex_value_t));
+    cv.value = *json;
+
+    /* a body that was not read is discarded, so that the connection is kept */
+
+    ngx_http_finalize_request(r, ngx_http_send_response(r, NGX_HTTP_OK,
+                                             &ngx_http_umami_answer_type, &cv));
+    return NGX_DONE;
+}
+
+
 static ngx_int_t
 ngx_http_umami_answer_header_filter(ngx_http_request_t *r)
 {
@@ -192,11 +257,13 @@ ngx_http_umami_answer_header_filter(ngx_http_request_t *r)
         ngx_http_umami_queue_release(ctx);
     }
 
-    if (r->headers_out.status >= NGX_HTTP_BAD_REQUEST
-        && (ulcf->json || (ctx && ctx->reason))
-        && (r->err_status || (r->upstream && r->headers_out.status >= 500))
+    if (ngx_http_umami_answer_replaces(r, ctx, ulcf)
         && ngx_http_umami_answer_error(r, ctx) != NGX_OK)
     {
+        return NGX_ERROR;
+    }
+
+    if (ulcf->uncached && ngx_http_umami_answer_uncached(r) != NGX_OK) {
         return NGX_ERROR;
     }
 
@@ -207,6 +274,31 @@ ngx_http_umami_answer_header_filter(ngx_http_request_t *r)
     }
 
     return ngx_http_next_header_filter(r);
+}
+
+
+/*
+ * Umami's words to the sender of an event may be stack traces, paths and the
+ * address of its database, with any status that says of an error.
+ */
+
+static ngx_uint_t
+ngx_http_umami_answer_replaces(ngx_http_request_t *r,
+    ngx_http_umami_ctx_t *ctx, ngx_http_umami_loc_conf_t *ulcf)
+{
+    ngx_uint_t  status;
+
+    status = r->headers_out.status;
+
+    if (status < NGX_HTTP_BAD_REQUEST
+        || !(ulcf->json || (ctx && ctx->reason)))
+    {
+        return 0;
+    }
+
+    return r->err_status
+           || (r->upstream && (status >= NGX_HTTP_INTERNAL_SERVER_ERROR
+                               || (ulcf->steps & NGX_HTTP_UMAMI_BEACON)));
 }
 
 
@@ -226,7 +318,7 @@ ngx_http_umami_answer_error(ngx_http_request_t *r, ngx_http_umami_ctx_t *ctx)
         }
     }
 
-    ngx_http_umami_answer_text(ctx->reason, r->headers_out.status, &text);
+    ngx_http_umami_answer_find(r, ctx->reason, &text);
 
     len = sizeof("{\"error\":{\"code\":\"\",\"message\":\"\",\"status\":}}") - 1
           + text.code.len + text.message.len + NGX_INT_T_LEN;
@@ -353,31 +445,75 @@ ngx_http_umami_answer_clear(ngx_http_request_t *r, ngx_str_t *name)
 }
 
 
+/* what is said of an error; those that the gateway did not make are counted */
+
 static void
-ngx_http_umami_answer_text(ngx_uint_t reason, ngx_uint_t status,
+ngx_http_umami_answer_find(ngx_http_request_t *r, ngx_uint_t reason,
     ngx_http_umami_answer_text_t *text)
 {
-    ngx_http_umami_answer_status_t  *s;
-
-    if (reason >= NGX_HTTP_UMAMI_BODY_REASONS) {
-        reason -= NGX_HTTP_UMAMI_BODY_REASONS;
-        text->code = *ngx_umami_body_code(reason);
-        text->message = *ngx_umami_body_message(reason);
-        return;
-    }
+    ngx_uint_t                          i, source, status;
+    ngx_http_umami_main_conf_t         *umcf;
+    ngx_http_umami_answer_main_conf_t  *uamcf;
 
     if (reason) {
-        *text = ngx_http_umami_answer_reasons[reason];
+        ngx_http_umami_answer_reason(reason, text);
         return;
     }
 
-    for (s = ngx_http_umami_answer_statuses; s->status; s++) {
-        if (s->status == status) {
+    umcf = ngx_http_get_module_main_conf(r, ngx_umami_module);
+    uamcf = ngx_http_get_module_main_conf(r, ngx_http_umami_answer_module);
+
+    status = r->headers_out.status;
+    source = r->err_status ? NGX_HTTP_UMAMI_ANSWER_NGINX
+                           : NGX_HTTP_UMAMI_ANSWER_UMAMI;
+
+    for (i = 0; ngx_http_umami_answer_statuses[i].status; i++) {
+        if (ngx_http_umami_answer_statuses[i].status == status) {
             break;
         }
     }
 
-    *text = s->text;
+    ngx_umami_stats_add(umcf->stats, uamcf->errors[source] + i, 1);
+
+    *text = ngx_http_umami_answer_statuses[i].text;
+
+    if (source == NGX_HTTP_UMAMI_ANSWER_UMAMI
+        && (status == NGX_HTTP_BAD_REQUEST || status == NGX_HTTP_FORBIDDEN))
+    {
+        *text = ngx_http_umami_answer_umami[0];
+    }
+}
+
+
+static void
+ngx_http_umami_answer_reason(ngx_uint_t reason,
+    ngx_http_umami_answer_text_t *text)
+{
+    if (reason < NGX_HTTP_UMAMI_BODY_REASONS) {
+        *text = ngx_http_umami_answer_reasons[reason];
+        return;
+    }
+
+    reason -= NGX_HTTP_UMAMI_BODY_REASONS;
+
+    text->code = *ngx_umami_body_code(reason);
+    text->message = *ngx_umami_body_message(reason);
+}
+
+
+/* a pixel from a cache would be an event that nobody stores */
+
+static ngx_int_t
+ngx_http_umami_answer_uncached(ngx_http_request_t *r)
+{
+    ngx_http_clear_last_modified(r);
+    ngx_http_clear_etag(r);
+
+    ngx_http_umami_answer_clear(r, &ngx_http_umami_answer_header_expires);
+    ngx_http_umami_answer_clear(r, &ngx_http_umami_answer_header_cache);
+
+    return ngx_http_umami_add_header(r, &ngx_http_umami_answer_header_cache,
+                                     &ngx_http_umami_answer_no_store);
 }
 
 
@@ -474,7 +610,7 @@ ngx_http_umami_answer_add_counters(ngx_conf_t *cf)
             continue;
         }
 
-        ngx_http_umami_answer_text(i, 0, &text);
+        ngx_http_umami_answer_reason(i, &text);
 
         p = ngx_pnalloc(cf->pool, sizeof("reason=\"\"") + text.code.len);
         if (p == NULL) {
@@ -492,6 +628,64 @@ ngx_http_umami_answer_add_counters(ngx_conf_t *cf)
 
         uamcf->counters[i] = n;
     }
+
+    if (ngx_http_umami_answer_add_errors(cf, NGX_HTTP_UMAMI_ANSWER_NGINX)
+        != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
+
+    return ngx_http_umami_answer_add_errors(cf, NGX_HTTP_UMAMI_ANSWER_UMAMI);
+}
+
+
+static ngx_int_t
+ngx_http_umami_answer_add_errors(ngx_conf_t *cf, ngx_uint_t source)
+{
+    u_char                             *p;
+    ngx_int_t                           n;
+    ngx_str_t                           labels;
+    ngx_uint_t                          i, status;
+    ngx_http_umami_main_conf_t         *umcf;
+    ngx_http_umami_answer_main_conf_t  *uamcf;
+
+    umcf = ngx_http_conf_get_module_main_conf(cf, ngx_umami_module);
+    uamcf = ngx_http_conf_get_module_main_conf(cf,
+                                               ngx_http_umami_answer_module);
+
+    /* the last one, without a status, is for all others */
+
+    i = 0;
+
+    do {
+        p = ngx_pnalloc(cf->pool, sizeof("source=\"nginx\",status=\"other\""));
+        if (p == NULL) {
+            return NGX_ERROR;
+        }
+
+        status = ngx_http_umami_answer_statuses[i].status;
+
+        labels.data = p;
+
+        p = ngx_sprintf(p, "source=\"%V\",status=",
+                        &ngx_http_umami_answer_sources[source]);
+        p = status ? ngx_sprintf(p, "\"%ui\"", status)
+                   : ngx_sprintf(p, "\"other\"");
+
+        labels.len = p - labels.data;
+
+        n = ngx_umami_stats_register(umcf->stats,
+                                     &ngx_http_umami_answer_errors_family,
+                                     &labels);
+        if (n == NGX_ERROR) {
+            return NGX_ERROR;
+        }
+
+        if (i == 0) {
+            uamcf->errors[source] = n;
+        }
+
+    } while (ngx_http_umami_answer_statuses[i++].status);
 
     return NGX_OK;
 }

@@ -19,14 +19,20 @@ extern ngx_module_t  ngx_http_proxy_module;
 #define NGX_HTTP_UMAMI_BEACON_CUTS       16
 #define NGX_HTTP_UMAMI_BEACON_MAX_CUTS   1024
 
-/* a larger body waits in a temporary file, not in each connection's memory */
-#define NGX_HTTP_UMAMI_BEACON_BUFFER     (128 * 1024)
+#define NGX_HTTP_UMAMI_BEACON_MIN_SIZE   1024
+#define NGX_HTTP_UMAMI_BEACON_MAX_SIZE   (64 * 1024 * 1024)
+
+/* a larger body waits in a temporary file, not in memory */
+#define NGX_HTTP_UMAMI_BEACON_BUFFER     (2 * 1024 * 1024)
 
 
 typedef struct {
-    ngx_uint_t   kind;
-    size_t       max_size;
-    ngx_uint_t   max_items;
+    ngx_uint_t                 kind;
+    size_t                     max_size;
+    ngx_uint_t                 max_items;
+
+    /* nginx's own part of this level, for the levels below it */
+    ngx_http_core_loc_conf_t  *core;
 } ngx_http_umami_beacon_loc_conf_t;
 
 
@@ -41,19 +47,48 @@ static ngx_int_t ngx_http_umami_beacon_cut(ngx_http_request_t *r,
     ngx_umami_body_t *body, ngx_str_t *text);
 static ngx_int_t ngx_http_umami_beacon_website(ngx_http_request_t *r,
     ngx_http_variable_value_t *v, uintptr_t data);
+static void ngx_http_umami_beacon_count(ngx_http_request_t *r);
+static ngx_int_t ngx_http_umami_beacon_init_counters(ngx_conf_t *cf);
 static ngx_int_t ngx_http_umami_beacon_add_variables(ngx_conf_t *cf);
 static void *ngx_http_umami_beacon_create_loc_conf(ngx_conf_t *cf);
 static char *ngx_http_umami_beacon_merge_loc_conf(ngx_conf_t *cf, void *parent,
     void *child);
+static char *ngx_http_umami_beacon_sizes(ngx_conf_t *cf,
+    ngx_http_umami_beacon_loc_conf_t *ublcf, ngx_http_core_loc_conf_t *outer);
+static char *ngx_http_umami_beacon_proxy(ngx_conf_t *cf,
+    ngx_http_umami_beacon_loc_conf_t *ublcf);
 static char *ngx_http_umami_beacon(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
 static char *ngx_http_umami_beacon_parameter(ngx_conf_t *cf,
     ngx_http_umami_beacon_loc_conf_t *ublcf, ngx_str_t *value);
 
 
+/* in the order of ngx_umami_body_kind_e */
+
+static const size_t  ngx_http_umami_beacon_max_sizes[] = {
+    64 * 1024, 1024 * 1024, 2 * 1024 * 1024
+};
+
+
 static ngx_str_t  ngx_http_umami_beacon_allow_post =
     ngx_string("POST, OPTIONS");
 static ngx_str_t  ngx_http_umami_beacon_allow_get = ngx_string("GET, HEAD");
+
+static ngx_str_t  ngx_http_umami_beacon_cloudfront =
+    ngx_string("Amazon CloudFront");
+
+
+static ngx_umami_stats_family_t  ngx_http_umami_beacon_family = {
+    ngx_string("umami_beacons_total"),
+    ngx_string("Beacons that were judged good, by whose User-Agent they have."),
+    0
+};
+
+
+static ngx_str_t  ngx_http_umami_beacon_agents[] = {
+    ngx_string("user_agent=\"viewer\""),
+    ngx_string("user_agent=\"cloudfront\"")
+};
 
 
 /* not cached: before the body is read there is no answer yet */
@@ -125,8 +160,13 @@ ngx_http_umami_beacon_step(ngx_http_request_t *r, ngx_http_umami_ctx_t *ctx)
 
     rc = ngx_http_umami_beacon_method(r, ctx, ublcf);
 
-    if (rc != NGX_OK || ublcf->kind == NGX_HTTP_UMAMI_BEACON_PIXEL) {
+    if (rc != NGX_OK) {
         return rc;
+    }
+
+    if (ublcf->kind == NGX_HTTP_UMAMI_BEACON_PIXEL) {
+        ngx_http_umami_beacon_count(r);
+        return NGX_OK;
     }
 
     rc = ngx_http_read_client_request_body(r,
@@ -209,7 +249,8 @@ ngx_http_umami_beacon_judge(ngx_http_request_t *r, ngx_http_umami_ctx_t *ctx,
     }
 
     body->kind = ublcf->kind;
-    body->flags = NGX_UMAMI_BODY_STRIP|NGX_UMAMI_BODY_HOSTNAME;
+    body->flags = NGX_UMAMI_BODY_HOSTNAME
+                  | ngx_http_umami_policy_flags(r, ctx);
     body->max_items = ublcf->max_items;
     body->max_cuts = ngx_min(ublcf->max_items * NGX_HTTP_UMAMI_BEACON_CUTS,
                              NGX_HTTP_UMAMI_BEACON_MAX_CUTS);
@@ -221,6 +262,10 @@ ngx_http_umami_beacon_judge(ngx_http_request_t *r, ngx_http_umami_ctx_t *ctx,
     }
 
     ctx->body = body;
+
+    /* Umami would take the token of one item for all of them */
+
+    ctx->uncached = (ublcf->kind == NGX_UMAMI_BODY_BATCH);
 
     if (ngx_umami_body_scan(body, text.data, text.data + text.len) != NGX_OK) {
 
@@ -234,11 +279,42 @@ ngx_http_umami_beacon_judge(ngx_http_request_t *r, ngx_http_umami_ctx_t *ctx,
                                      NGX_HTTP_BAD_REQUEST);
     }
 
-    if (body->ncuts && ngx_http_umami_beacon_cut(r, body, &text) != NGX_OK) {
-        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    if (body->ncuts) {
+
+        if (ngx_http_umami_beacon_cut(r, body, &text) != NGX_OK) {
+            return NGX_HTTP_INTERNAL_SERVER_ERROR;
+        }
+
+        ngx_http_umami_policy_count(r, body);
     }
 
+    ngx_http_umami_beacon_count(r);
+
     return NGX_OK;
+}
+
+
+static void
+ngx_http_umami_beacon_count(ngx_http_request_t *r)
+{
+    ngx_uint_t                   counter;
+    ngx_table_elt_t             *h;
+    ngx_http_umami_main_conf_t  *umcf;
+
+    umcf = ngx_http_get_module_main_conf(r, ngx_umami_module);
+
+    h = r->headers_in.user_agent;
+    counter = umcf->beacons.viewer;
+
+    if (h
+        && h->value.len == ngx_http_umami_beacon_cloudfront.len
+        && ngx_memcmp(h->value.data, ngx_http_umami_beacon_cloudfront.data,
+                      h->value.len) == 0)
+    {
+        counter = umcf->beacons.cloudfront;
+    }
+
+    ngx_umami_stats_add(umcf->stats, counter, 1);
 }
 
 
@@ -417,6 +493,33 @@ ngx_http_umami_beacon_add_variables(ngx_conf_t *cf)
         var->data = v->data;
     }
 
+    return ngx_http_umami_beacon_init_counters(cf);
+}
+
+
+static ngx_int_t
+ngx_http_umami_beacon_init_counters(ngx_conf_t *cf)
+{
+    ngx_int_t                    viewer, cloudfront;
+    ngx_http_umami_main_conf_t  *umcf;
+
+    umcf = ngx_http_conf_get_module_main_conf(cf, ngx_umami_module);
+
+    viewer = ngx_umami_stats_register(umcf->stats,
+                                      &ngx_http_umami_beacon_family,
+                                      &ngx_http_umami_beacon_agents[0]);
+
+    cloudfront = ngx_umami_stats_register(umcf->stats,
+                                          &ngx_http_umami_beacon_family,
+                                          &ngx_http_umami_beacon_agents[1]);
+
+    if (viewer == NGX_ERROR || cloudfront == NGX_ERROR) {
+        return NGX_ERROR;
+    }
+
+    umcf->beacons.viewer = viewer;
+    umcf->beacons.cloudfront = cloudfront;
+
     return NGX_OK;
 }
 
@@ -432,6 +535,7 @@ ngx_http_umami_beacon_create_loc_conf(ngx_conf_t *cf)
     }
 
     conf->kind = NGX_CONF_UNSET_UINT;
+    conf->max_size = NGX_CONF_UNSET_SIZE;
 
     return conf;
 }
@@ -443,16 +547,19 @@ ngx_http_umami_beacon_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
     ngx_http_umami_beacon_loc_conf_t *prev = parent;
     ngx_http_umami_beacon_loc_conf_t *conf = child;
 
-    ngx_http_upstream_conf_t   *ucf;
-    ngx_http_core_loc_conf_t   *clcf;
+    char                       *err;
+    ngx_http_core_loc_conf_t   *outer;
     ngx_http_umami_loc_conf_t  *ulcf;
 
-    clcf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_core_module);
+    outer = prev->core;
+    conf->core = ngx_http_conf_get_module_loc_conf(cf, ngx_http_core_module);
 
     /* an "if" inside the location is the same location, others are not */
 
-    if (conf->kind == NGX_CONF_UNSET_UINT && clcf->noname) {
-        *conf = *prev;
+    if (conf->kind == NGX_CONF_UNSET_UINT && conf->core->noname) {
+        conf->kind = prev->kind;
+        conf->max_size = prev->max_size;
+        conf->max_items = prev->max_items;
     }
 
     if (conf->kind == NGX_CONF_UNSET_UINT) {
@@ -462,41 +569,110 @@ ngx_http_umami_beacon_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
     ulcf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_umami_request_module);
 
     ulcf->json = 1;
-    ulcf->steps |= NGX_HTTP_UMAMI_BEACON;
+    ulcf->steps |= NGX_HTTP_UMAMI_BEACON|NGX_HTTP_UMAMI_FORWARD;
 
     if (ulcf->steps & NGX_HTTP_UMAMI_CORS) {
         ulcf->steps |= NGX_HTTP_UMAMI_ORIGIN;
     }
 
-    if (conf->kind != NGX_HTTP_UMAMI_BEACON_PIXEL) {
-        clcf->client_max_body_size = conf->max_size;
+    if (conf->kind == NGX_HTTP_UMAMI_BEACON_PIXEL) {
+        ulcf->uncached = 1;
+
+    } else {
+        ulcf->body = 1;
+
+        err = ngx_http_umami_beacon_sizes(cf, conf, outer);
+
+        if (err != NGX_CONF_OK) {
+            return err;
+        }
+    }
+
+    return ngx_http_umami_beacon_proxy(cf, conf);
+}
+
+
+/*
+ * nginx's own sizes follow those of the beacon.  An operator's is one that the
+ * location has and its server has not: what all locations share was not
+ * written with beacons in mind.
+ */
+
+static char *
+ngx_http_umami_beacon_sizes(ngx_conf_t *cf,
+    ngx_http_umami_beacon_loc_conf_t *ublcf, ngx_http_core_loc_conf_t *outer)
+{
+    off_t                      size;
+    ngx_http_core_loc_conf_t  *clcf;
+
+    clcf = ublcf->core;
+    size = clcf->client_max_body_size;
+
+    if (ublcf->max_size == NGX_CONF_UNSET_SIZE
+        && size != outer->client_max_body_size)
+    {
+        if (size < NGX_HTTP_UMAMI_BEACON_MIN_SIZE
+            || size > NGX_HTTP_UMAMI_BEACON_MAX_SIZE)
+        {
+            ngx_log_error(NGX_LOG_EMERG, cf->log, 0,
+                          "\"client_max_body_size\" of the location \"%V\" "
+                          "with \"umami_beacon\" must be from 1k to 64m",
+                          &clcf->name);
+            return NGX_CONF_ERROR;
+        }
+
+        ublcf->max_size = size;
+    }
+
+    if (ublcf->max_size == NGX_CONF_UNSET_SIZE) {
+        ublcf->max_size = ngx_http_umami_beacon_max_sizes[ublcf->kind];
+    }
+
+    clcf->client_max_body_size = ublcf->max_size;
+
+    if (clcf->client_body_buffer_size == outer->client_body_buffer_size) {
         clcf->client_body_buffer_size =
                               ngx_max(clcf->client_body_buffer_size,
-                                      ngx_min(conf->max_size,
+                                      ngx_min(ublcf->max_size,
                                               NGX_HTTP_UMAMI_BEACON_BUFFER));
     }
 
-    /*
-     * Every module that proxies through an upstream has its configuration
-     * begin with this struct.  A visitor who leaves does not take back an event
-     * that Umami has begun to store, and no event is stored twice.
-     */
+    return NGX_CONF_OK;
+}
+
+
+/*
+ * Every module that proxies through an upstream has its configuration begin
+ * with this struct.  A visitor who leaves does not take back an event that
+ * Umami has begun to store, no event is stored twice, and none is answered
+ * from a cache.
+ */
+
+static char *
+ngx_http_umami_beacon_proxy(ngx_conf_t *cf,
+    ngx_http_umami_beacon_loc_conf_t *ublcf)
+{
+    ngx_http_upstream_conf_t  *ucf;
 
     ucf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_proxy_module);
 
     ucf->ignore_client_abort = 1;
 
+#if (NGX_HTTP_CACHE)
+    ucf->cache = 0;
+#endif
+
     if (ucf->next_upstream & NGX_HTTP_UPSTREAM_FT_NON_IDEMPOTENT) {
         ngx_log_error(NGX_LOG_EMERG, cf->log, 0,
                       "\"proxy_next_upstream non_idempotent\" in the location "
                       "\"%V\" with \"umami_beacon\" could store an event "
-                      "twice, remove it", &clcf->name);
+                      "twice, remove it", &ublcf->core->name);
         return NGX_CONF_ERROR;
     }
 
     /* nginx would repeat a GET, which here stores an event as a POST does */
 
-    if (conf->kind == NGX_HTTP_UMAMI_BEACON_PIXEL) {
+    if (ublcf->kind == NGX_HTTP_UMAMI_BEACON_PIXEL) {
         ucf->next_upstream = NGX_CONF_BITMASK_SET|NGX_HTTP_UPSTREAM_FT_OFF;
     }
 
@@ -509,21 +685,22 @@ ngx_http_umami_beacon(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 {
     ngx_http_umami_beacon_loc_conf_t *ublcf = conf;
 
-    char        *err;
-    ngx_str_t   *value;
-    ngx_uint_t   i;
+    char                        *err;
+    ngx_str_t                   *value;
+    ngx_uint_t                   i;
+    ngx_http_umami_main_conf_t  *umcf;
 
     if (ublcf->kind != NGX_CONF_UNSET_UINT) {
         return "is duplicate";
     }
 
-    (void) ngx_http_umami_use(cf);
+    umcf = ngx_http_umami_use(cf);
+    umcf->collects = 1;
 
     value = cf->args->elts;
     i = 2;
 
     ublcf->kind = NGX_UMAMI_BODY_SEND;
-    ublcf->max_size = 64 * 1024;
     ublcf->max_items = 1;
 
     if (cf->args->nelts == 1) {
@@ -532,12 +709,10 @@ ngx_http_umami_beacon(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 
     if (ngx_strcmp(value[1].data, "batch") == 0) {
         ublcf->kind = NGX_UMAMI_BODY_BATCH;
-        ublcf->max_size = 1024 * 1024;
         ublcf->max_items = 100;
 
     } else if (ngx_strcmp(value[1].data, "record") == 0) {
         ublcf->kind = NGX_UMAMI_BODY_RECORD;
-        ublcf->max_size = 2 * 1024 * 1024;
 
     } else if (ngx_strcmp(value[1].data, "pixel") == 0) {
         ublcf->kind = NGX_HTTP_UMAMI_BEACON_PIXEL;
@@ -574,7 +749,9 @@ ngx_http_umami_beacon_parameter(ngx_conf_t *cf,
 
         size = ngx_parse_size(&s);
 
-        if (size >= 1024 && size <= 64 * 1024 * 1024) {
+        if (size >= NGX_HTTP_UMAMI_BEACON_MIN_SIZE
+            && size <= NGX_HTTP_UMAMI_BEACON_MAX_SIZE)
+        {
             ublcf->max_size = size;
             return NGX_CONF_OK;
         }

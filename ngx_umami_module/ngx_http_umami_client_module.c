@@ -151,7 +151,10 @@ ngx_http_umami_client_address(ngx_http_request_t *r, ngx_http_umami_ctx_t *ctx)
 
     /* the headers that tell it are there until Umami's take their place */
 
-    if (ctx->client.data && (ctx->client_conf == uclcf || ctx->headers_in)) {
+    if (ctx->client.data
+        && (ctx->client_conf == uclcf
+            || (ctx->cleaned & NGX_HTTP_UMAMI_CLEAN_IDENTITY)))
+    {
         return NGX_OK;
     }
 
@@ -385,6 +388,7 @@ ngx_http_umami_client_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
 
     ulcf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_umami_request_module);
 
+    ulcf->identity = 1;
     ulcf->steps |= NGX_HTTP_UMAMI_FORWARD;
 
     if (conf->refuse) {

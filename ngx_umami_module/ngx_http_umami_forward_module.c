@@ -12,10 +12,12 @@
 
 /* when a header of the request does not pass to Umami */
 
-#define NGX_HTTP_UMAMI_FORWARD_NEVER     1
+#define NGX_HTTP_UMAMI_FORWARD_NEVER     1    /* says who or where one is */
 #define NGX_HTTP_UMAMI_FORWARD_PROVEN    2    /* passes from a proven edge */
 #define NGX_HTTP_UMAMI_FORWARD_COLLECT   3    /* dropped from beacons only */
 #define NGX_HTTP_UMAMI_FORWARD_JUDGED    4    /* where the body was judged */
+#define NGX_HTTP_UMAMI_FORWARD_CACHE     5    /* where Umami has to look */
+#define NGX_HTTP_UMAMI_FORWARD_KEY       6    /* is none of Umami's business */
 
 
 typedef struct {
@@ -33,7 +35,9 @@ typedef struct {
 
 static ngx_uint_t ngx_http_umami_forward_drops(
     ngx_http_umami_forward_main_conf_t *ufmcf, ngx_table_elt_t *h,
-    ngx_http_umami_ctx_t *ctx, ngx_uint_t collect);
+    ngx_http_umami_ctx_t *ctx, ngx_uint_t clean);
+static ngx_int_t ngx_http_umami_forward_copy(ngx_http_request_t *r,
+    ngx_http_umami_ctx_t *ctx, ngx_uint_t clean);
 static ngx_int_t ngx_http_umami_forward_type(ngx_http_request_t *r,
     ngx_http_umami_forward_main_conf_t *ufmcf);
 static ngx_int_t ngx_http_umami_forward_client(ngx_http_request_t *r,
@@ -88,11 +92,13 @@ static ngx_http_umami_forward_header_t  ngx_http_umami_forward_headers[] = {
 
     { ngx_string("cloudfront-viewer-address"), NGX_HTTP_UMAMI_FORWARD_NEVER },
     { ngx_string("x-origin-verify"), NGX_HTTP_UMAMI_FORWARD_NEVER },
+    { ngx_string("x-umami-key"), NGX_HTTP_UMAMI_FORWARD_KEY },
 
     { ngx_string("cookie"), NGX_HTTP_UMAMI_FORWARD_COLLECT },
     { ngx_string("authorization"), NGX_HTTP_UMAMI_FORWARD_COLLECT },
     { ngx_string("upgrade"), NGX_HTTP_UMAMI_FORWARD_COLLECT },
     { ngx_string("content-type"), NGX_HTTP_UMAMI_FORWARD_JUDGED },
+    { ngx_string("x-umami-cache"), NGX_HTTP_UMAMI_FORWARD_CACHE },
     { ngx_string("x-middleware-subrequest"), NGX_HTTP_UMAMI_FORWARD_COLLECT },
     { ngx_string("x-middleware-rewrite"), NGX_HTTP_UMAMI_FORWARD_COLLECT },
     { ngx_string("x-matched-path"), NGX_HTTP_UMAMI_FORWARD_COLLECT },
@@ -140,27 +146,24 @@ ngx_module_t  ngx_http_umami_forward_module = {
 ngx_int_t
 ngx_http_umami_forward_step(ngx_http_request_t *r, ngx_http_umami_ctx_t *ctx)
 {
-    ngx_list_t                           headers;
-    ngx_uint_t                           i, collect;
-    ngx_list_part_t                     *part;
-    ngx_table_elt_t                     *h, *copy;
+    ngx_uint_t                           wanted;
     ngx_http_umami_loc_conf_t           *ulcf;
     ngx_http_umami_forward_main_conf_t  *ufmcf;
 
     ulcf = ngx_http_get_module_loc_conf(r, ngx_http_umami_request_module);
     ufmcf = ngx_http_get_module_main_conf(r, ngx_http_umami_forward_module);
 
-    collect = ulcf->steps & NGX_HTTP_UMAMI_BEACON;
+    wanted = (ulcf->identity ? NGX_HTTP_UMAMI_CLEAN_IDENTITY : 0)
+             | ((ulcf->steps & NGX_HTTP_UMAMI_BEACON)
+                ? NGX_HTTP_UMAMI_CLEAN_BEACON : 0);
 
-    if (ctx->headers_in && (ctx->collect || !collect)) {
+    if ((ctx->cleaned & wanted) == wanted) {
         return NGX_OK;
     }
 
-    if (ngx_http_umami_client_address(r, ctx) != NGX_OK) {
+    if (ulcf->identity && ngx_http_umami_client_address(r, ctx) != NGX_OK) {
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
-
-    ctx->collect = (collect != 0);
 
     if (ctx->headers_in == NULL) {
         ctx->headers_in = ngx_palloc(r->pool, sizeof(ngx_http_headers_in_t));
@@ -169,7 +172,76 @@ ngx_http_umami_forward_step(ngx_http_request_t *r, ngx_http_umami_ctx_t *ctx)
         }
 
         *ctx->headers_in = r->headers_in;
+        ctx->args = r->args;
     }
+
+    ctx->cleaned |= wanted;
+
+    if (ngx_http_umami_forward_copy(r, ctx, ctx->cleaned) != NGX_OK) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    /* the path as it was matched: Umami answers "//api/send" with 308 */
+
+    if (ctx->cleaned & NGX_HTTP_UMAMI_CLEAN_BEACON) {
+        r->valid_unparsed_uri = 0;
+    }
+
+    /* what was judged is JSON: no charset may make another text of it */
+
+    if ((ctx->cleaned & NGX_HTTP_UMAMI_CLEAN_BEACON) && ctx->body) {
+        r->args.len = 0;
+
+        if (ngx_http_umami_forward_type(r, ufmcf) != NGX_OK) {
+            return NGX_HTTP_INTERNAL_SERVER_ERROR;
+        }
+    }
+
+    if (!(ctx->cleaned & NGX_HTTP_UMAMI_CLEAN_IDENTITY)) {
+        return NGX_OK;
+    }
+
+    return ngx_http_umami_forward_client(r, ctx, ufmcf->forwarded_hash);
+}
+
+
+/* it has a copy of its parent's headers, which nobody asks for again */
+
+ngx_int_t
+ngx_http_umami_forward_subrequest(ngx_http_request_t *r)
+{
+    ngx_http_umami_ctx_t                *ctx;
+    ngx_http_umami_forward_main_conf_t  *ufmcf;
+
+    ufmcf = ngx_http_get_module_main_conf(r, ngx_http_umami_forward_module);
+
+    ctx = ngx_http_umami_add_ctx(r);
+
+    if (ctx == NULL
+        || ngx_http_umami_client_address(r, ctx) != NGX_OK
+        || ngx_http_umami_forward_copy(r, ctx, NGX_HTTP_UMAMI_CLEAN_IDENTITY)
+           != NGX_OK
+        || ngx_http_umami_forward_client(r, ctx, ufmcf->forwarded_hash)
+           != NGX_OK)
+    {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    return NGX_DECLINED;
+}
+
+
+static ngx_int_t
+ngx_http_umami_forward_copy(ngx_http_request_t *r, ngx_http_umami_ctx_t *ctx,
+    ngx_uint_t clean)
+{
+    ngx_list_t                           headers;
+    ngx_uint_t                           i;
+    ngx_list_part_t                     *part;
+    ngx_table_elt_t                     *h, *copy;
+    ngx_http_umami_forward_main_conf_t  *ufmcf;
+
+    ufmcf = ngx_http_get_module_main_conf(r, ngx_http_umami_forward_module);
 
     headers = r->headers_in.headers;
 
@@ -177,7 +249,7 @@ ngx_http_umami_forward_step(ngx_http_request_t *r, ngx_http_umami_ctx_t *ctx)
                       sizeof(ngx_table_elt_t))
         != NGX_OK)
     {
-        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+        return NGX_ERROR;
     }
 
     part = &headers.part;
@@ -187,7 +259,7 @@ ngx_http_umami_forward_step(ngx_http_request_t *r, ngx_http_umami_ctx_t *ctx)
 
         if (i >= part->nelts) {
             if (part->next == NULL) {
-                break;
+                return NGX_OK;
             }
 
             part = part->next;
@@ -195,58 +267,53 @@ ngx_http_umami_forward_step(ngx_http_request_t *r, ngx_http_umami_ctx_t *ctx)
             i = 0;
         }
 
-        if (ngx_http_umami_forward_drops(ufmcf, &h[i], ctx, collect)) {
+        if (ngx_http_umami_forward_drops(ufmcf, &h[i], ctx, clean)) {
             ngx_http_umami_forward_repoint(r, &h[i]);
             continue;
         }
 
         copy = ngx_list_push(&r->headers_in.headers);
         if (copy == NULL) {
-            return NGX_HTTP_INTERNAL_SERVER_ERROR;
+            return NGX_ERROR;
         }
 
         *copy = h[i];
     }
-
-    /* what was judged is JSON: no charset may make another text of it */
-
-    if (ctx->body && ngx_http_umami_forward_type(r, ufmcf) != NGX_OK) {
-        return NGX_HTTP_INTERNAL_SERVER_ERROR;
-    }
-
-    if (collect) {
-
-        /* the path as it was matched: Umami answers "//api/send" with 308 */
-
-        r->valid_unparsed_uri = 0;
-    }
-
-    return ngx_http_umami_forward_client(r, ctx, ufmcf->forwarded_hash);
 }
 
 
 static ngx_uint_t
 ngx_http_umami_forward_drops(ngx_http_umami_forward_main_conf_t *ufmcf,
-    ngx_table_elt_t *h, ngx_http_umami_ctx_t *ctx, ngx_uint_t collect)
+    ngx_table_elt_t *h, ngx_http_umami_ctx_t *ctx, ngx_uint_t clean)
 {
-    uintptr_t  when;
+    uintptr_t   when;
+    ngx_uint_t  beacon, identity;
 
     when = (uintptr_t) ngx_hash_find(&ufmcf->dropped, h->hash, h->lowcase_key,
                                      h->key.len);
 
+    beacon = clean & NGX_HTTP_UMAMI_CLEAN_BEACON;
+    identity = clean & NGX_HTTP_UMAMI_CLEAN_IDENTITY;
+
     switch (when) {
 
     case NGX_HTTP_UMAMI_FORWARD_NEVER:
-        return 1;
+        return identity;
 
     case NGX_HTTP_UMAMI_FORWARD_PROVEN:
-        return !ctx->proven;
+        return identity && !ctx->proven;
 
     case NGX_HTTP_UMAMI_FORWARD_COLLECT:
-        return collect != 0;
+        return beacon;
 
     case NGX_HTTP_UMAMI_FORWARD_JUDGED:
-        return ctx->body != NULL;
+        return beacon && ctx->body != NULL;
+
+    case NGX_HTTP_UMAMI_FORWARD_CACHE:
+        return beacon && ctx->uncached;
+
+    case NGX_HTTP_UMAMI_FORWARD_KEY:
+        return 1;
 
     default:
         return 0;
@@ -390,6 +457,7 @@ ngx_http_umami_forward_cleanup(ngx_http_umami_ctx_t *ctx)
 {
     if (ctx->headers_in) {
         ctx->request->headers_in = *ctx->headers_in;
+        ctx->request->args = ctx->args;
     }
 }
 

@@ -8,7 +8,6 @@
 #include <ngx_core.h>
 #include <ngx_http.h>
 #include "ngx_http_umami.h"
-#include "ngx_umami_health.h"
 #include "ngx_umami_json.h"
 
 
@@ -263,6 +262,9 @@ ngx_http_umami_heartbeat_check(ngx_umami_health_state_t *state)
                    - time;
 
         ngx_umami_json_set(json, "time", ngx_umami_json_string(&text));
+    }
+
+    if (state->checked && state->took != NGX_UMAMI_HEALTH_NO_TIME) {
         ngx_umami_json_set(json, "observedValue",
                            ngx_umami_json_integer(state->took));
         ngx_umami_json_set(json, "observedUnit",
@@ -423,7 +425,9 @@ ngx_http_umami_heartbeat_init(ngx_conf_t *cf)
 
     uhmcf->health = ngx_umami_health_create(cf->pool, umcf->upstream,
                                             umcf->postgres, umcf->redis,
-                                            umcf->store, umcf->stats);
+                                            umcf->store, umcf->stats,
+                                            umcf->collects ? &umcf->beacons
+                                                           : NULL);
 
     return uhmcf->health ? NGX_OK : NGX_ERROR;
 }

@@ -25,14 +25,16 @@ typedef struct {
 
 
 /*
- * The order of a request's steps: the cheapest refusal first, the body before
- * the limits whose keys may need it, a place before Umami for those alone that
- * are to go there, and nothing is changed for Umami before.
+ * The order of a request's steps: the cheapest refusal first, what needs no
+ * body before it is read, the body before the limits whose keys may need it, a
+ * place before Umami for those alone that are to go there, and nothing is
+ * changed for Umami before.
  */
 
 static ngx_http_umami_step_t  ngx_http_umami_steps[] = {
     { NGX_HTTP_UMAMI_ORIGIN, ngx_http_umami_cors_step },
     { NGX_HTTP_UMAMI_CLIENT, ngx_http_umami_client_step },
+    { NGX_HTTP_UMAMI_FILTER, ngx_http_umami_filter_step },
     { NGX_HTTP_UMAMI_BEACON, ngx_http_umami_beacon_step },
     { NGX_HTTP_UMAMI_LIMIT, ngx_http_umami_limit_step },
     { NGX_HTTP_UMAMI_PLACE, ngx_http_umami_queue_step },
@@ -103,9 +105,14 @@ ngx_http_umami_precontent_handler(ngx_http_request_t *r)
 
     ulcf = ngx_http_get_module_loc_conf(r, ngx_http_umami_request_module);
 
+    if (r != r->main) {
+        return ulcf->identity ? ngx_http_umami_forward_subrequest(r)
+                              : NGX_DECLINED;
+    }
+
     /* without the bit of the policy, which takes no step */
 
-    if ((ulcf->steps & ~NGX_HTTP_UMAMI_CORS) == 0 || r != r->main) {
+    if ((ulcf->steps & ~NGX_HTTP_UMAMI_CORS) == 0) {
         return NGX_DECLINED;
     }
 

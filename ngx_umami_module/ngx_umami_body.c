@@ -443,10 +443,13 @@ ngx_umami_body_member(ngx_umami_body_ctx_t *ctx, ngx_uint_t i,
 
     ctx->item.present |= (uint32_t) 1 << i;
 
+    /* what one of the schemas takes whole is not cut for the other */
+
     if (value->kind == NGX_UMAMI_SCAN_STRING
+        && (ctx->body->flags & NGX_UMAMI_BODY_TRIM)
         && value->end - value->start > field->limit
         && (field->limited & ctx->versions)
-        && (ctx->body->flags & NGX_UMAMI_BODY_TRIM))
+        && (field->limited & ctx->versions) == (field->known & ctx->versions))
     {
         return ngx_umami_body_trim(ctx, field->limit, value);
     }

@@ -40,7 +40,7 @@
 #define NGX_UMAMI_BODY_STRIP         0x04
 #define NGX_UMAMI_BODY_FORBID        0x08
 
-/* strings over the limits of the chosen schemas are cut, not refused */
+/* strings over the limits of each of the chosen schemas are cut, not refused */
 
 #define NGX_UMAMI_BODY_TRIM          0x10
 

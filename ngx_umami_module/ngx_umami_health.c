@@ -17,10 +17,16 @@
 /* seconds: two probes were missed */
 #define NGX_UMAMI_HEALTH_STALE     15
 
+/* so many beacons without a viewer's User-Agent are no accident */
+#define NGX_UMAMI_HEALTH_BEACONS   10
+
 
 static ngx_flag_t ngx_umami_health_configured(ngx_umami_health_t *health,
     ngx_uint_t check);
 static void ngx_umami_health_probe(ngx_event_t *ev);
+static void ngx_umami_health_user_agent(ngx_umami_health_probe_t *probe);
+static void ngx_umami_health_count(ngx_umami_health_t *health,
+    ngx_umami_health_beacons_t *now);
 static void ngx_umami_health_fetched(void *data,
     ngx_umami_fetch_response_t *response);
 static void ngx_umami_health_queried(void *data,
@@ -35,11 +41,17 @@ static void ngx_umami_health_publish(ngx_umami_health_t *health);
 static ngx_str_t  ngx_umami_health_names[] = {
     ngx_string("umami"),
     ngx_string("postgres"),
-    ngx_string("redis")
+    ngx_string("redis"),
+    ngx_string("user-agent")
 };
 
 
 static ngx_str_t  ngx_umami_health_bad_status = ngx_string("bad status");
+static ngx_str_t  ngx_umami_health_lost =
+    ngx_string("all beacons have CloudFront's");
+static ngx_str_t  ngx_umami_health_lost_detail =
+    ngx_string("Umami takes them for a bot's and stores none, have the "
+               "origin request policy forward the header");
 static ngx_str_t  ngx_umami_health_no_detail = ngx_null_string;
 
 
@@ -52,14 +64,16 @@ static ngx_umami_stats_family_t  ngx_umami_health_family = {
 static ngx_str_t  ngx_umami_health_labels[] = {
     ngx_string("dependency=\"umami\""),
     ngx_string("dependency=\"postgres\""),
-    ngx_string("dependency=\"redis\"")
+    ngx_string("dependency=\"redis\""),
+    ngx_string("dependency=\"user-agent\"")
 };
 
 
 ngx_umami_health_t *
 ngx_umami_health_create(ngx_pool_t *pool, ngx_umami_fetch_origin_t *upstream,
     ngx_umami_postgres_t *postgres, ngx_umami_redis_t *redis,
-    ngx_umami_store_t *store, ngx_umami_stats_t *stats)
+    ngx_umami_store_t *store, ngx_umami_stats_t *stats,
+    ngx_umami_health_beacons_t *beacons)
 {
     ngx_int_t                  n;
     ngx_str_t                  name;
@@ -77,6 +91,7 @@ ngx_umami_health_create(ngx_pool_t *pool, ngx_umami_fetch_origin_t *upstream,
     health->redis = redis;
     health->store = store;
     health->stats = stats;
+    health->beacons = beacons;
 
     ngx_str_set(&name, "health");
 
@@ -122,8 +137,11 @@ ngx_umami_health_configured(ngx_umami_health_t *health, ngx_uint_t check)
     case NGX_UMAMI_HEALTH_POSTGRES:
         return health->postgres != NULL;
 
-    default: /* NGX_UMAMI_HEALTH_REDIS */
+    case NGX_UMAMI_HEALTH_REDIS:
         return health->redis != NULL;
+
+    default: /* NGX_UMAMI_HEALTH_USER_AGENT */
+        return health->beacons != NULL;
     }
 }
 
@@ -161,6 +179,10 @@ ngx_umami_health_start(ngx_umami_health_t *health, ngx_log_t *log)
         probe->timer.cancelable = 1;
 
         ngx_add_timer(&probe->timer, 1);
+    }
+
+    if (health->beacons) {
+        ngx_umami_health_count(health, &health->seen);
     }
 
     ngx_umami_health_publish(health);
@@ -218,7 +240,7 @@ ngx_umami_health_probe(ngx_event_t *ev)
                                  ngx_umami_health_queried, probe);
         break;
 
-    default: /* NGX_UMAMI_HEALTH_REDIS */
+    case NGX_UMAMI_HEALTH_REDIS:
 
         probe->op = ngx_umami_redis_ping(health->redis,
                                          NGX_UMAMI_HEALTH_TIMEOUT,
@@ -230,7 +252,53 @@ ngx_umami_health_probe(ngx_event_t *ev)
         }
 
         break;
+
+    default: /* NGX_UMAMI_HEALTH_USER_AGENT */
+
+        ngx_umami_health_user_agent(probe);
     }
+}
+
+
+/*
+ * CloudFront sends its own User-Agent unless it is told to forward the
+ * viewer's.  One viewer's clears it; too few beacons change nothing.
+ */
+
+static void
+ngx_umami_health_user_agent(ngx_umami_health_probe_t *probe)
+{
+    ngx_str_t                   *fault;
+    ngx_umami_health_t          *health;
+    ngx_umami_health_beacons_t   now;
+
+    health = probe->health;
+
+    ngx_umami_health_count(health, &now);
+
+    fault = NULL;
+
+    if (now.viewer != health->seen.viewer) {
+        health->seen = now;
+
+    } else if (now.cloudfront - health->seen.cloudfront
+               >= NGX_UMAMI_HEALTH_BEACONS
+               || health->states[probe->check].status == NGX_UMAMI_HEALTH_FAIL)
+    {
+        fault = &ngx_umami_health_lost;
+    }
+
+    ngx_umami_health_result(probe, fault, &ngx_umami_health_lost_detail);
+}
+
+
+static void
+ngx_umami_health_count(ngx_umami_health_t *health,
+    ngx_umami_health_beacons_t *now)
+{
+    now->viewer = ngx_umami_stats_sum(health->stats, health->beacons->viewer);
+    now->cloudfront = ngx_umami_stats_sum(health->stats,
+                                          health->beacons->cloudfront);
 }
 
 
@@ -323,7 +391,9 @@ ngx_umami_health_result(ngx_umami_health_probe_t *probe, ngx_str_t *fault,
 
     state->status = status;
     state->checked = ngx_time();
-    state->took = ngx_current_msec - probe->started;
+    state->took = (probe->check == NGX_UMAMI_HEALTH_USER_AGENT)
+                  ? NGX_UMAMI_HEALTH_NO_TIME
+                  : ngx_current_msec - probe->started;
 
     ngx_umami_stats_set(health->stats, probe->gauge, fault == NULL);
 

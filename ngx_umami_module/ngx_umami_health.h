@@ -21,13 +21,14 @@
 /*
  * The state of each dependency, probed by the owner worker on a schedule and
  * published for all.  However many ask, a dependency sees one probe in an
- * interval.
+ * interval.  USER_AGENT asks nobody: it looks at what beacons were counted.
  */
 
 typedef enum {
     NGX_UMAMI_HEALTH_UMAMI = 0,
     NGX_UMAMI_HEALTH_POSTGRES,
     NGX_UMAMI_HEALTH_REDIS,
+    NGX_UMAMI_HEALTH_USER_AGENT,
     NGX_UMAMI_HEALTH_CHECKS
 } ngx_umami_health_check_e;
 
@@ -43,8 +44,17 @@ typedef struct {
     ngx_uint_t                  status;
     time_t                      since;       /* it is in this status */
     time_t                      checked;     /* 0: never */
-    ngx_msec_t                  took;        /* of the last probe */
+    ngx_msec_t                  took;        /* of the last probe, or: */
+#define NGX_UMAMI_HEALTH_NO_TIME  ((ngx_msec_t) -1)
 } ngx_umami_health_state_t;
+
+
+/* counters of the beacons that came, by whose User-Agent they have */
+
+typedef struct {
+    ngx_uint_t                  viewer;
+    ngx_uint_t                  cloudfront;
+} ngx_umami_health_beacons_t;
 
 
 typedef struct ngx_umami_health_s        ngx_umami_health_t;
@@ -65,18 +75,21 @@ struct ngx_umami_health_probe_s {
 
 
 struct ngx_umami_health_s {
-    ngx_umami_fetch_origin_t   *upstream;
-    ngx_umami_postgres_t       *postgres;
-    ngx_umami_redis_t          *redis;
+    ngx_umami_fetch_origin_t    *upstream;
+    ngx_umami_postgres_t        *postgres;
+    ngx_umami_redis_t           *redis;
 
-    ngx_umami_store_t          *store;
-    ngx_uint_t                  item;
-    ngx_umami_stats_t          *stats;
+    ngx_umami_store_t           *store;
+    ngx_uint_t                   item;
+    ngx_umami_stats_t           *stats;
 
-    ngx_umami_health_probe_t    probes[NGX_UMAMI_HEALTH_CHECKS];
+    ngx_umami_health_beacons_t  *beacons;
+    ngx_umami_health_beacons_t   seen;        /* their values, when judged */
+
+    ngx_umami_health_probe_t     probes[NGX_UMAMI_HEALTH_CHECKS];
 
     /* the owner's own, from which it publishes */
-    ngx_umami_health_state_t    states[NGX_UMAMI_HEALTH_CHECKS];
+    ngx_umami_health_state_t     states[NGX_UMAMI_HEALTH_CHECKS];
 };
 
 
@@ -84,7 +97,7 @@ struct ngx_umami_health_s {
 ngx_umami_health_t *ngx_umami_health_create(ngx_pool_t *pool,
     ngx_umami_fetch_origin_t *upstream, ngx_umami_postgres_t *postgres,
     ngx_umami_redis_t *redis, ngx_umami_store_t *store,
-    ngx_umami_stats_t *stats);
+    ngx_umami_stats_t *stats, ngx_umami_health_beacons_t *beacons);
 
 /* owner worker only */
 void ngx_umami_health_start(ngx_umami_health_t *health, ngx_log_t *log);

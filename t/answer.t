@@ -7,6 +7,7 @@
 
 use strict;
 use warnings;
+use feature 'state';
 
 use Test::More;
 
@@ -38,6 +39,9 @@ http {
     umami_client      peer;
     umami_upstream    http://127.0.0.1:%%PORT_9%%;
     umami_limit_rule  one key=$umami_client rate=1r/d;
+    umami_limit_rule  many key=$umami_client rate=1000r/s burst=1000;
+
+    proxy_cache_path  %%TESTDIR%%/pixels keys_zone=pixels:1m;
 
     upstream umami {
         server     %%UMAMI%%;
@@ -74,6 +78,19 @@ http {
         location = /pixel {
             umami_beacon pixel;
             proxy_pass http://umami/p/abc;
+        }
+
+        location = /pixel/cached {
+            umami_beacon pixel;
+            proxy_cache pixels;
+            proxy_cache_valid any 1h;
+            proxy_ignore_headers Cache-Control;
+            proxy_pass http://umami/p/abc;
+        }
+
+        location = /limited {
+            umami_limit many;
+            proxy_pass http://umami/api/send;
         }
 
         location = /gzip {
@@ -296,15 +313,56 @@ cmp_ok(header(ask(POST => '/limit', $beacon), 'Retry-After'), '>', 80000,
     is("@status", '400 405 405', 'refusals in a pipeline');
 }
 
-# Umami's own errors: 4xx are its words to its client, 5xx are nobody's
+# Umami's own errors: its words may be a trace or its database's address
 
-for my $status (400, 403, 404, 405, 413, 429) {
-    $umami->fault('/api/send', status => $status, body => '{"error":"mine"}');
+for (400, 'umami-refused', 403, 'umami-refused', 404, 'not-found', 405,
+    'method-not-allowed', 413, 'payload-too-large', 418, 'error',
+    429, 'rate-limited')
+{
+    state $status;
+    if (/^\d/) { $status = $_; next; }
+
+    $umami->fault('/api/send', status => $status, headers =>
+        ['Retry-After' => 7], body => 'postgresql://10.0.0.7:5432');
     my $r = ask(POST => '/api/send', $beacon);
-    is($r->{status}, $status, "$status of Umami");
-    is($r->{body}, '{"error":"mine"}', "$status of Umami, its words");
-    is(header($r, 'X-Umami-Reason'), undef, "$status of Umami, no reason");
+    is_error($r, $status, $_, "$status of Umami");
+    is(header($r, 'Retry-After'), 7, "$status of Umami, its headers");
 }
+
+{
+    $umami->fault('/api/send', status => 400, body => 'mine');
+    is(ask(POST => '/limited', $beacon)->{body}, 'mine',
+        'without umami_beacon 4xx are its words to its client');
+    $umami->fault('/api/send');
+
+    like(response(http_get('/metrics'))->{body}, $_, 'counted') for
+        qr/^umami_errors_total\{source="umami",status="400"\} 1$/m,
+        qr/^umami_errors_total\{source="umami",status="other"\} 1$/m,
+        qr/^umami_errors_total\{source="nginx",status="413"\} [1-9]/m;
+}
+
+# a pixel is in no cache, whatever is said of it
+
+for my $status (200, 307, 404, 500) {
+    $umami->fault('/p/abc', status => $status, headers => ['Cache-Control' =>
+        'public, max-age=60', Expires => 'Thu, 31 Dec 2037 23:55:55 GMT',
+        ETag => '"a"', 'Last-Modified' => 'Mon, 01 Jan 2024 00:00:00 GMT',
+        Location => 'https://shop.example/']);
+
+    for my $uri (qw{ /pixel /pixel/cached }) {
+        my $r = ask(GET => $uri);
+        is($r->{status}, $status, "$uri, $status");
+        is_deeply([header($r, 'Cache-Control')], ['no-store'],
+            "$uri, $status, Cache-Control");
+        is(header($r, $_), undef, "$uri, $status, no $_")
+            for qw/ Expires ETag Last-Modified /;
+    }
+
+    is($umami->count('/p/abc'), 2, "$status, each of them stored");
+    $umami->forget();
+}
+
+$umami->fault('/p/abc');
 
 # Each 5xx in each way of sending it: never told, and the link is kept where
 # Umami keeps it.

@@ -38,6 +38,8 @@ http {
     proxy_http_version  1.1;
     proxy_set_header    Connection "";
 
+    umami_repair  off;
+
     upstream umami {
         server     %%UMAMI%%;
         keepalive  4;
@@ -56,6 +58,25 @@ http {
 
         location = /sized {
             umami_beacon max_size=2k;
+            proxy_pass http://umami/api/send;
+        }
+
+        location = /own {
+            client_max_body_size 3k;
+            umami_beacon;
+            proxy_pass http://umami/api/send;
+        }
+
+        location = /later {
+            umami_beacon;
+            client_max_body_size 3k;
+            client_body_buffer_size 1k;
+            proxy_pass http://umami/api/send;
+        }
+
+        location = /both {
+            umami_beacon max_size=2k;
+            client_max_body_size 3k;
             proxy_pass http://umami/api/send;
         }
 
@@ -220,6 +241,30 @@ for my $method (qw/ GET HEAD /) {
     like($r->{raw}, qr{^HTTP/1\.1 413}, 'no 100 for what is too large');
 }
 
+# nginx's own sizes, where the operator has set them for the location
+
+{
+    my $of = sub { payload($website, '"title":"' . 'x' x ($_[0]
+        - length payload($website, '"title":""')) . '"') };
+    my $files = sub { my $log = $t->read_file('error.log');
+        scalar(() = $log =~ /client request body is buffered to a/g) };
+
+    reaches($_, $of->(3072), $of->(3072), "$_, just the size"),
+        refused($_, $of->(3073), 413, 'payload-too-large')
+        for qw{ /own /later };
+    refused('/both', $of->(2049), 413, 'payload-too-large');
+
+    my $before = $files->();
+    reaches('/later', $of->(3000), $of->(3000), 'a buffer of 1k');
+    ok($t->wait_for(sub { $files->() == $before + 1 }, 5), 'is in a file');
+
+    reaches('/api/send', $of->(65536), $of->(65536), 'all of 64k');
+    my $record = '{"type":"record","payload":{' . $website . ',"events":["'
+        . 'x' x 2000000 . '"]}}';
+    reaches('/api/record', $record, $record, '2 MB of a record');
+    is($files->(), $before + 1, 'are in memory');
+}
+
 # what is no beacon
 
 for (['', 'body-empty'], [' ', 'body-empty'], ["\xef\xbb\xbf", 'body-empty'],
@@ -279,8 +324,8 @@ for my $type ('text/plain', 'application/x-www-form-urlencoded', undef,
 {
     reaches('/api/send', $beacon, $beacon, 'type ' . ($type // 'none'),
         'Content-Type' => $type);
-    is(header($umami->last_request(), 'Content-Type'), $type,
-        'and the type goes along');
+    is(header($umami->last_request(), 'Content-Type'), 'application/json',
+        'and is told as what was judged');
 }
 
 # what a visitor says of itself is cut, and nothing else

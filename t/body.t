@@ -5,12 +5,10 @@
 # The codec of beacon bodies, by itself: the rows of body.list, bodies made at
 # random against JSON.parse() of Node.js, the table of reasons.
 #
-# CC                the compiler, cc
-# UMAMI_NGINX_SRC   nginx's sources, if neither build/ nor Debian's nginx-dev
-#                   has them
 # UMAMI_BODY_CASES  bodies to make, 4000
 # UMAMI_BODY_SEED   1
-# UMAMI_BODY_URL    an Umami 2.10 to run the rows against, see body.list
+#
+# t/umami_body.t sends the rows to the real Umami.
 
 ###############################################################################
 
@@ -19,18 +17,21 @@ use strict;
 
 use Test::More;
 
-use File::Temp qw/ tempdir /;
 use FindBin;
-use HTTP::Tiny;
+use lib "$FindBin::Bin/lib";
+
+use Test::Umami::Bodies;
+use Test::Umami::Unit;
 
 ###############################################################################
 
 my $root = "$FindBin::Bin/..";
-my $dir = tempdir('umami-body-XXXXXX', TMPDIR => 1, CLEANUP => 1);
-my $driver = build();
+my $dir = Test::Umami::Unit::dir();
+my $driver = Test::Umami::Unit::build('body',
+    qw/ body body_reason field scan weburl /);
 
-my $site = '11111111-2222-4333-8444-555555555555';
-my @rows = rows("$FindBin::Bin/body.list");
+my $site = Test::Umami::Bodies::site();
+my @rows = Test::Umami::Bodies::rows("$FindBin::Bin/body.list");
 my @answers = ask(map { $_->{line} } @rows);
 
 cmp_ok(scalar @rows, '>=', 200, 'rows enough');
@@ -44,83 +45,15 @@ is(join(' ', unexplained()), '', 'where Umami differs, the note says why');
 
 subtest 'reasons' => \&reasons;
 subtest 'JSON.parse()' => \&node;
-subtest 'Umami 2.10' => \&umami;
 
 done_testing();
 
 ###############################################################################
 
-# The codec needs nginx's headers and none of its code.  Where no nginx has been
-# configured, what the headers ask of that is a page of sizes.
-
-sub build {
-    my $cc = $ENV{CC} || 'cc';
-    my $module = "$root/ngx_umami_module";
-    my $out = "$dir/body";
-
-    my ($nginx) = grep { defined && -f "$_/src/core/nginx.h" }
-        $ENV{UMAMI_NGINX_SRC}, "$root/build/tree", '/usr/share/nginx/src';
-
-    die "no headers of nginx: set UMAMI_NGINX_SRC or run \"make build\"\n"
-        if !$nginx;
-
-    my $objs = "$nginx/objs";
-
-    if (!-f "$objs/ngx_auto_config.h") {
-        $objs = $dir;
-        headers();
-    }
-
-    my @command = (qw/ -O1 -g -Wall -Wextra -Werror -Wno-unused-parameter /,
-        (map { ('-isystem', $_) } $objs, map { "$nginx/src/$_" }
-            qw{ core event event/modules os/unix }),
-        '-I', $module, '-o', $out, "$FindBin::Bin/unit/body.c",
-        map { "$module/ngx_umami_$_.c" }
-        qw/ body body_reason field scan weburl /);
-
-    my @checked = ('-fsanitize=address,undefined',
-        '-fno-sanitize-recover=all');
-
-    for my $flags (\@checked, []) {
-        return $out if system($cc, @$flags, @command) == 0;
-        diag("not compiled by $cc @$flags");
-    }
-
-    die "the codec does not compile\n";
-}
-
-sub headers {
-    write_file("$dir/ngx_auto_headers.h", map { "#define $_ 1\n" }
-        qw/ NGX_HAVE_UNISTD_H NGX_HAVE_INTTYPES_H NGX_HAVE_LIMITS_H
-        NGX_HAVE_SYS_PARAM_H NGX_HAVE_SYS_MOUNT_H NGX_LINUX /);
-
-    write_file("$dir/ngx_auto_config.h",
-        "#define NGX_HAVE_LITTLE_ENDIAN 1\n" x little_endian(),
-        (map { "#define NGX_$_\n" } 'PTR_SIZE 8', 'SIG_ATOMIC_T_SIZE 4',
-            'TIME_T_SIZE 8', 'TIME_T_LEN 20', 'OFF_T_LEN 20',
-            'SIZE_T_LEN 20', 'ALIGNMENT 16',
-            map { "MAX_${_}_T_VALUE 9223372036854775807LL" }
-            qw/ OFF SIZE TIME /),
-        map { "#define NGX_$_ \"\"\n" } qw/ PREFIX CONF_PREFIX CONF_PATH
-            SBIN_PATH PID_PATH LOCK_PATH ERROR_LOG_PATH USER GROUP /);
-}
-
-sub little_endian {
-    return unpack('C', pack('S', 1));
-}
-
-sub write_file {
-    my ($name, @text) = @_;
-
-    open my $file, '>:raw', $name or die "$name: $!\n";
-    print $file @text;
-    close $file or die "$name: $!\n";
-}
-
 sub ask {
     my @lines = @_;
 
-    write_file("$dir/in", map { "$_\n" } @lines);
+    Test::Umami::Unit::write_file("$dir/in", map { "$_\n" } @lines);
 
     my $status = system("'$driver' < '$dir/in' > '$dir/out' 2> '$dir/err'");
 
@@ -135,70 +68,6 @@ sub ask {
 }
 
 ###############################################################################
-
-sub rows {
-    my ($name) = @_;
-    my (@rows, %names);
-
-    open my $file, '<:raw', $name or die "$name: $!\n";
-
-    while (my $line = <$file>) {
-        chomp $line;
-        next if $line =~ /^(?:#|$)/;
-
-        my @column = split /\|/, $line, -1;
-        s/^ +//, s/ +$// for @column;
-
-        die "$name, line $.: not 8 columns\n" if @column != 8;
-        die "$name, line $.: $column[0] is there already\n"
-            if $names{$column[0]}++;
-
-        my %row;
-        @row{qw/ name kind flags verdict http body left note /} = @column;
-
-        my ($code, @more) = split ' ', $row{verdict};
-        my %more = map { /^(\w+)=(.*)/ ? ($1, $2) : /^@(\d+)/
-            ? (at => $1) : ($_ => 1) } @more;
-
-        my $max = delete $more{max} // 0;
-        my $depth = delete $more{depth} // 0;
-        my $room = delete $more{room} // 32;
-
-        $row{code} = $code;
-        $row{more} = \%more;
-        $row{body} = expand($row{body});
-        $row{left} = expand($row{left}) if $row{left} !~ /^[-=]$/;
-        $row{line} = "$row{kind} $row{flags} $max $depth $room "
-            . unpack('H*', $row{body});
-
-        push @rows, \%row;
-    }
-
-    return @rows;
-}
-
-sub expand {
-    my ($text) = @_;
-
-    my $start = sub { '{"type":"' . shift() . '","payload":{' };
-
-    my %word = (
-        site => $site,
-        w => "\"website\":\"$site\"",
-        h => '"hostname":"shop.example"',
-        event => $start->('event'),
-        identify => $start->('identify'),
-        perf => $start->('performance'),
-        record => $start->('record'),
-        rec => $start->('record') . "\"website\":\"$site\",",
-    );
-
-    $text =~ s/\$\{x((?:[0-9A-F]{2})+)\}/pack('H*', $1)/ge;
-    $text =~ s/\$\{(\w+)\}/$word{$1} \/\/ die "no word $1\n"/ge;
-    $text =~ s/\$\{([^{}]+)\*(\d+)\}/$1 x $2/ge;
-
-    return $text;
-}
 
 # What the row says, and the same members of the answer, as text.
 
@@ -313,7 +182,7 @@ sub node {
         plan(skip_all => 'no node');
     }
 
-    write_file("$dir/compare.js", do { local $/; <DATA> });
+    Test::Umami::Unit::write_file("$dir/compare.js", do { local $/; <DATA> });
 
     my $cases = $ENV{UMAMI_BODY_CASES} || 4000;
     my $seed = $ENV{UMAMI_BODY_SEED} || 1;
@@ -337,32 +206,6 @@ sub node {
 
     cmp_ok($tally{$_} // 0, '>', $cases / 10, "$_ often enough")
         for qw/ every ok cut broken /;
-}
-
-sub umami {
-    plan(skip_all => 'UMAMI_BODY_URL is not set') if !$ENV{UMAMI_BODY_URL};
-
-    my $http = HTTP::Tiny->new(timeout => 30, keep_alive => 1);
-    my $net = 10 << 24 | (time() % 0xfff) << 12;
-
-    for my $row (grep { $_->{http} ne '-' } @rows) {
-        my @bodies = ($row->{body});
-        push @bodies, $row->{left} if $row->{left} !~ /^[-=]$/;
-
-        my @status = map {
-            $http->post("$ENV{UMAMI_BODY_URL}/api/send", {
-                content => $_,
-                headers => {
-                    'content-type' => 'application/json',
-                    'user-agent' => 'Mozilla/5.0 (X11; Linux x86_64)',
-                    'x-forwarded-for' =>
-                        join('.', unpack 'C4', pack 'N', ++$net),
-                },
-            })->{status}
-        } @bodies;
-
-        is(join('>', @status), $row->{http}, $row->{name});
-    }
 }
 
 ###############################################################################
@@ -592,10 +435,11 @@ function trim(s, limit) {
 
 function expected(kind, flags, root) {
   const items = kind === 'batch' ? root : [root];
-  const two = kind === 'send' && (flags.includes('2') || !flags.includes('3'));
   const limits = { ...LIMITS };
-  if (two) Object.assign(limits, LONG);
-  if (two && !flags.includes('3') && flags.includes('2')) delete limits.tag;
+  if (kind === 'send' && flags.includes('2') && !flags.includes('3')) {
+    Object.assign(limits, LONG);
+    delete limits.tag;
+  }
   let spoofed = false;
 
   for (const it of Array.isArray(items) ? items : []) {

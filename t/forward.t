@@ -16,7 +16,7 @@ use lib "$FindBin::Bin/lib";
 use Test::Umami;
 use Test::Umami::Upstream;
 
-my $t = Test::Umami->new()->has(qw/ http_v2 /);
+my $t = Test::Umami->new()->has(qw/ http_v2 auth_request /);
 my $umami = Test::Umami::Upstream->new($t);
 my $other = Test::Umami::Upstream->new($t);
 
@@ -32,7 +32,7 @@ http {
 
     log_format  seen  '$request_uri $status "$http_x_forwarded_for" '
                       '"$http_cookie" "$http_cf_connecting_ip" '
-                      '"$http_authorization" $content_length';
+                      '"$http_authorization" $content_length $args';
     access_log  %%TESTDIR%%/seen.log seen;
 
     umami_client  cloudfront secret=the-secret-of-the-edge
@@ -64,6 +64,52 @@ http {
         location = /api/send {
             umami_beacon;
             proxy_pass http://umami;
+        }
+
+        location = /api/batch {
+            umami_beacon batch;
+            proxy_pass http://umami;
+        }
+
+        location = /api/record {
+            umami_beacon record;
+            proxy_pass http://umami;
+        }
+
+        location = /asked {
+            auth_request /auth;
+            umami_beacon;
+            proxy_pass http://umami/api/send;
+        }
+
+        location = /auth {
+            internal;
+            proxy_pass http://umami/p/auth;
+            proxy_pass_request_body off;
+            proxy_set_header Content-Length "";
+        }
+
+        location = /mirrored {
+            mirror /mirror;
+            proxy_pass http://umami/p/abc;
+        }
+
+        location = /mirror {
+            internal;
+            proxy_pass http://umami/p/mirror;
+        }
+
+        location = /open {
+            umami_client off;
+            umami_beacon;
+            proxy_pass http://umami/api/send;
+        }
+
+        location = /open/named {
+            umami_client off;
+            umami_beacon;
+            error_page 502 = @named;
+            proxy_pass http://127.0.0.1:%%PORT_9%%;
         }
 
         location ~ ^/[pq]/ {
@@ -265,6 +311,53 @@ for my $to (['/api/send', $beacon], ['/q/abc', undef], ['/login', undef]) {
         'X-Umami-Cache'), 'x-umami-cache: ', 'an empty value passes');
 }
 
+# the token of one item would stand for all
+
+{
+    my @cache = ('X-Umami-Cache' => 'a.b.c');
+    my $record = $beacon =~ s/event/record/r =~ s/"url":"\/"/"events":[]/r;
+
+    is(got(sent('/api/batch', "[$beacon]", @cache), 'X-Umami-Cache'), '',
+        'a batch, without X-Umami-Cache');
+    is(got(sent('/api/record', $record, @cache), 'X-Umami-Cache'),
+        'x-umami-cache: a.b.c', 'a record needs it');
+}
+
+# a beacon's headers are clean without umami_client too, but for addresses
+
+{
+    my @came = ('X-Real-IP' => '192.0.2.1', Cookie => 'a=1',
+        'X-Forwarded-For' => '192.0.2.2', 'Content-Type' => 'text/plain');
+    my @seen = qw/ X-Forwarded-For X-Real-IP Cookie Content-Type /;
+
+    is(got(sent('/open', $beacon, @came), @seen), join("\n",
+        'content-type: application/json', 'x-forwarded-for: 192.0.2.2',
+        'x-real-ip: 192.0.2.1'), 'umami_client off');
+    is(got(sent('/open/named', $beacon, @came), @seen), join("\n",
+        'content-type: application/json', 'x-forwarded-for: 192.0.2.2'),
+        'umami_client after a redirect');
+}
+
+# requests that nginx makes itself
+
+{
+    my @came = ('X-Forwarded-For' => '198.51.100.66', 'X-Real-IP' =>
+        '192.0.2.1', 'CF-IPCountry' => 'XX', 'X-Other' => '1', @edge);
+    my @seen = qw/ X-Forwarded-For X-Real-IP CF-IPCountry X-Origin-Verify
+        X-Other /;
+    my $is = "x-forwarded-for: 203.0.113.7\nx-other: 1";
+
+    for (['/asked', '/p/auth', '/api/send', $beacon],
+        ['/mirrored', '/p/mirror', '/p/abc'])
+    {
+        my ($uri, $sub, $main, $body) = @$_;
+        sent($uri, $body, @came);
+        ok($umami->wait_for_requests(1, $_), "$uri, $_"),
+            is(got($umami->last_request($_), @seen), $is, "$uri, $_, headers")
+            for $sub, $main;
+    }
+}
+
 # the log sees what came, variables of the configuration what Umami gets
 
 {
@@ -277,7 +370,7 @@ for my $to (['/api/send', $beacon], ['/q/abc', undef], ['/login', undef]) {
     {
         my ($uri, $body, $length) = @$to;
         my $line = "$uri?log 200 \"$came[1]\" \"a=1\" \"192.0.2.1\" "
-            . "\"Basic abc\" $length";
+            . "\"Basic abc\" $length log";
         is(got(sent("$uri?log", $body, @came), 'X-Forwarded-For'),
             'x-forwarded-for: 203.0.113.8', "$uri, address");
         ok($t->wait_for(sub { $t->read_file('seen.log') =~ m{^\Q$line\E$}m },
@@ -309,15 +402,16 @@ for my $to (['/api/send', $beacon], ['/q/abc', undef], ['/login', undef]) {
 for (['//api/send', '/api/send'], ['/api//send', '/api/send'],
     ['/x/../api/send', '/api/send'], ['/api/./send', '/api/send'],
     ['/%61pi/send', '/api/send'], ['/api/send?', '/api/send'],
-    ['/api/send?x=1&y=%2F', '/api/send?x=1&y=%2F'],
-    ['//api/send?x=//', '/api/send?x=//'],
+    ['/api/send?x=1&y=%2F', '/api/send'], ['//api/send?x=//', '/api/send'],
+    ['/api/batch?x=1', '/api/batch'],
     ['/p/a%20b?x=%20', '/p/a%20b?x=%20'], ['//p//abc', '/p/abc'],
     ['/p/%e2%82%ac', '/p/%E2%82%AC'], ['/p/a+b', '/p/a+b'],
     ['/p/a%3Fb', '/p/a%3Fb'], ['/p/a%25b', '/p/a%25b'],
     ['http://elsewhere/api/send', '/api/send'])
 {
     my ($uri, $is) = @$_;
-    my $r = sent($uri, $uri =~ /send/ ? $beacon : undef);
+    my $r = sent($uri, $uri =~ /send/ ? $beacon
+        : $uri =~ /batch/ ? "[$beacon]" : undef);
     is($r->{uri}, $is, "path $uri");
 }
 

@@ -255,6 +255,8 @@ sub some {
 # policy; one by GET does.
 
 my %adds = (
+    'umami_errors_total{source="nginx",status="413"}' => 20,
+    'umami_beacons_total{user_agent="viewer"}' => 52,
     'umami_cors_total{outcome="absent"}' => 40,
     'umami_cors_total{outcome="matched"}' => 60,
     'umami_cors_total{outcome="refused"}' => 40,

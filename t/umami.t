@@ -23,6 +23,7 @@ use lib "$dir/lib", "$dir/umami";
 use Browser;
 use Test::Umami;
 use Test::Umami::Postgres;
+use Test::Umami::Real;
 use Test::Umami::Redis;
 
 my $visitor = '81.2.69.160';
@@ -32,34 +33,12 @@ my $website = 'a3f1c9d2-58b7-4e06-9d41-7c2e8b5f0a16';
 my $t = Test::Umami->new()->has(qw/ sub /)
     ->has_daemon(qw/ redis-server initdb psql node chromium chromedriver /);
 
-# The first build on a machine takes minutes: what it says is passed on.
-
-my ($said, $built) = (0);
-my $build = $t->run_daemon({ log => 'build.log' }, "$dir/umami/up", 'build');
-$t->wait_for(sub {
-    my $done = Test::Umami::reap($build);
-    my $log = $t->read_file('build.log', $said);
-
-    $said += length $log;
-    $log =~ s{^(/\S.*)\n}{$built = $1; ''}me;
-    print STDERR $log;
-    return $done;
-}, 1800, 'the build of Umami');
-die "Umami is not built\n" if !$built;
+Test::Umami::Real::build($t);
 
 my $postgres = Test::Umami::Postgres->real($t);
 my $redis = Test::Umami::Redis->real($t);
 
-# Umami is not told of Redis: it would keep its own things there.
-
-$ENV{DATABASE_URL} = $postgres->url();
-delete $ENV{REDIS_URL};
-
-my $umami = 'http://127.0.0.1:' . $t->port(3);
-$t->run_daemon({ log => 'umami.log' }, "$dir/umami/up", 'serve', $t->port(3));
-$t->wait_for(sub { HTTP::Tiny->new(timeout => 5)
-    ->get("$umami/api/heartbeat")->{success} }, 120, 'Umami')
-    or die "Umami did not start:\n" . $t->read_file('umami.log');
+my $umami = Test::Umami::Real::start($t, $postgres, $t->port(3));
 
 $postgres->psql("insert into website (website_id, name, domain) "
     . "values ('$website', 'Demo shop', 'localhost')");
@@ -162,6 +141,7 @@ http {
 }
 CONF
 
+$ENV{DATABASE_URL} = $postgres->url();
 $ENV{REDIS_URL} = $redis->url();
 $ENV{HASH_SALT} = 'a salt for tests only';
 

@@ -454,7 +454,8 @@ sub refused {
     local %ENV = (%ENV, REDIS_URL => 'redis://127.0.0.1:6379/0',
         DATABASE_URL => 'postgresql://umami:x@127.0.0.1:5432/umami',
         HASH_SALT => '0123456789abcdef', ORIGIN_VERIFY => '0123456789abcdef',
-        ORIGIN_VERIFY_NEXT => 'fedcba9876543210');
+        ORIGIN_VERIFY_NEXT => 'fedcba9876543210',
+        SENDER_KEY => '0123456789abcdef', SENDER_KEY_NEXT => 'fedcba9876543210');
 
     my $said = `"${\ nginx()}" -t -p $folder -e stderr -c $folder/conf 2>&1`;
 

@@ -6,7 +6,7 @@
 
 /*
  * The codec of beacon bodies: what it cuts lies in order, and what is left is
- * the same beacon with nothing more to cut.
+ * the same beacon with nothing more to cut; strings are cut between characters.
  *
  * An input is a letter for the kind, "s", "b" or "r", a byte whose low six bits
  * are the flags, so that "4" is strip, trim and hostname, and a body.
@@ -30,6 +30,9 @@ static void body_scan(ngx_umami_body_t *body, ngx_umami_body_cut_t *cuts,
     u_char kind, u_char flags, u_char *start, size_t len);
 static u_char *body_left(ngx_umami_body_t *body, u_char *start, size_t len,
     size_t *left);
+static void body_between(u_char *start, u_char *cut, u_char *end);
+static ngx_uint_t body_sequence(u_char *p, u_char *end);
+static ngx_uint_t body_surrogate(u_char *p, u_char *end);
 static void body_must(ngx_uint_t holds);
 
 
@@ -125,6 +128,13 @@ body_left(ngx_umami_body_t *body, u_char *start, size_t len, size_t *left)
         body_must(body->cuts[i].end > body->cuts[i].start);
         body_must(body->cuts[i].end <= start + len);
 
+        /* without members that were taken out, all are ends of strings */
+
+        if (body->stripped == 0) {
+            body_must(*body->cuts[i].end == '"');
+            body_between(start, body->cuts[i].start, body->cuts[i].end);
+        }
+
         p = ngx_cpymem(p, last, body->cuts[i].start - last);
         last = body->cuts[i].end;
     }
@@ -134,6 +144,94 @@ body_left(ngx_umami_body_t *body, u_char *start, size_t len, size_t *left)
     *left = p - rest;
 
     return rest;
+}
+
+
+/* neither an escape, nor a sequence of UTF-8, nor a pair goes across the cut */
+
+static void
+body_between(u_char *start, u_char *cut, u_char *end)
+{
+    u_char      *p;
+    ngx_uint_t   n;
+
+    for (p = cut; p > start && p[-1] == '\\'; p--) { /* void */ }
+
+    body_must((cut - p) % 2 == 0);
+
+    for (n = 1; n <= 5 && cut - start >= (ptrdiff_t) n; n++) {
+        p = cut - n;
+
+        /* it may be the "u" behind two backslashes */
+
+        if (*p == 'u' && n < 5 && p > start && p[-1] == '\\'
+            && (p - 1 == start || p[-2] != '\\'))
+        {
+            body_must(0);
+        }
+
+        if (n <= 3) {
+            body_must(body_sequence(p, end) <= n);
+        }
+    }
+
+    if (cut - start >= 6 && body_surrogate(cut - 6, end) == 1
+        && (cut - start == 6 || cut[-7] != '\\'))
+    {
+        body_must(body_surrogate(cut, end) != 2);
+    }
+}
+
+
+/* the length of a whole sequence of UTF-8 that is longer than a byte, or 0 */
+
+static ngx_uint_t
+body_sequence(u_char *p, u_char *end)
+{
+    ngx_uint_t  i, len;
+
+    len = (*p >= 0xf0) ? 4 : (*p >= 0xe0) ? 3 : 2;
+
+    if (*p < 0xc2 || *p > 0xf4 || (size_t) (end - p) < len) {
+        return 0;
+    }
+
+    for (i = 1; i < len; i++) {
+        if ((p[i] & 0xc0) != 0x80) {
+            return 0;
+        }
+    }
+
+    /* the second byte of the longer ones has a range of its own */
+
+    if ((*p == 0xe0 && p[1] < 0xa0) || (*p == 0xed && p[1] > 0x9f)
+        || (*p == 0xf0 && p[1] < 0x90) || (*p == 0xf4 && p[1] > 0x8f))
+    {
+        return 0;
+    }
+
+    return len;
+}
+
+
+/* 1: an escape of the first half of a pair, 2: of the second, 0: neither */
+
+static ngx_uint_t
+body_surrogate(u_char *p, u_char *end)
+{
+    ngx_uint_t  half;
+
+    if (end - p < 6 || p[0] != '\\' || p[1] != 'u' || (p[2] | 0x20) != 'd') {
+        return 0;
+    }
+
+    half = p[3] | 0x20;
+
+    if (half == '8' || half == '9' || half == 'a' || half == 'b') {
+        return 1;
+    }
+
+    return (half >= 'c' && half <= 'f') ? 2 : 0;
 }
 
 

@@ -1,0 +1,115 @@
+#!/usr/bin/perl
+
+# Copyright (C) the ngx_umami_module authors
+
+# Tests for what umami_heartbeat says when CloudFront keeps the viewers'
+# User-Agent to itself: Umami takes such beacons for a bot's and stores none.
+
+use strict;
+use warnings;
+
+use Test::More;
+
+use FindBin;
+use lib "$FindBin::Bin/lib";
+
+use Test::Umami;
+use Test::Umami::Upstream;
+
+my $t = Test::Umami->new();
+my $umami = Test::Umami::Upstream->new($t);
+
+$t->set(UMAMI => $umami->address());
+$t->write_file_expand('nginx.conf', <<'CONF');
+%%TEST_GLOBALS%%
+
+worker_processes 2;
+
+events {
+}
+
+http {
+    %%TEST_GLOBALS_HTTP%%
+
+    server {
+        listen 127.0.0.1:%%PORT_0%%;
+
+        location = /api/send {
+            umami_beacon;
+            proxy_pass http://%%UMAMI%%;
+        }
+
+        location /p/ {
+            umami_beacon pixel;
+            proxy_pass http://%%UMAMI%%;
+        }
+
+        location = /api/heartbeat {
+            umami_heartbeat;
+        }
+
+        location = /metrics {
+            umami_metrics;
+        }
+    }
+}
+CONF
+
+$t->run();
+
+my $edge = 'Amazon CloudFront';
+my $viewer = 'Mozilla/5.0 (X11; Linux x86_64) Chrome/120.0 Safari/537.36';
+my $beacon = '{"type":"event","payload":{"website":'
+    . '"b59e9c65-ae32-47f1-8400-119fcf4861c4","url":"/"}}';
+
+sub beacons {
+    my ($n, $agent) = @_;
+    for (1 .. $n) {
+        my $r = response($_ % 2
+            ? http_post('/api/send', $beacon, 'User-Agent' => $agent)
+            : http_get('/p/abc', 'User-Agent' => $agent));
+        fail("a beacon gets $r->{status}") if $r->{status} != 200;
+    }
+}
+
+sub says {
+    my $data = http_json('/api/heartbeat');
+    my $check = $data->{checks}{'user-agent'}[0] // {};
+    return join ' ', map { $_ // 'nothing' } $data->{status},
+        $check->{status}, $check->{observedValue};
+}
+
+sub becomes {
+    my ($is, $name) = @_;
+    $t->wait_for(sub { says() eq $is }, 12);
+    is(says(), $is, $name);
+}
+
+becomes('pass pass nothing', 'no beacon says nothing');
+
+beacons(9, $edge);
+my $end = $t->log_end();
+beacons(1, $viewer);
+$t->wait_for(sub { 0 }, 6);
+is(says(), 'pass pass nothing', 'a few, and one of a viewer');
+
+beacons(10, $edge);
+becomes('warn fail nothing', 'ten of the edge, and none of a viewer');
+ok($t->find_in_error_log(qr/\[warn\].*user-agent fails: .*CloudFront/, $end),
+    'the log says why');
+is(response(http_get('/api/heartbeat'))->{status}, 200, 'no task is replaced');
+is(response(http_get('/api/heartbeat?deep'))->{status}, 503, 'deep');
+like(response(http_get('/metrics'))->{body},
+    qr/^umami_dependency_up\{dependency="user-agent"\} 0$/m, 'gauge');
+like(response(http_get('/metrics'))->{body},
+    qr/^umami_beacons_total\{user_agent="cloudfront"\} 19$/m, 'counter');
+
+ok($t->reload(wait => 1), 'reload');
+$t->wait_for(sub { 0 }, 6);
+is(says(), 'warn fail nothing', 'a reload does not forget');
+
+beacons(1, $viewer);
+becomes('pass pass nothing', 'a viewer is seen');
+ok($t->waitforlog(qr/user-agent is back/, 5, $end), 'the log says so');
+
+$t->done_testing();
