@@ -55,6 +55,7 @@ typedef struct {
     ngx_umami_redis_t          *redis;
     ngx_umami_postgres_t       *postgres;
     ngx_umami_hmac_t           *hmac;
+    ngx_umami_hmac_t           *daily;
 
     ngx_umami_health_beacons_t  beacons;    /* counted where there are any */
     ngx_flag_t                  collects;
@@ -141,8 +142,10 @@ typedef struct {
     ngx_event_t                 wake;
     ngx_uint_t                  taken;      /* bits of steps */
 
-    /* client: the address in canonical text */
+    /* client: the address in canonical text, its network and their hash */
     ngx_str_t                   client;
+    ngx_str_t                   network;
+    ngx_str_t                   client_id;
     void                       *client_conf; /* that it was found by */
     ngx_uint_t                  proven;     /* the edge showed its secret */
 

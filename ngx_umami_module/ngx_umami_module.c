@@ -65,7 +65,7 @@ static ngx_command_t  ngx_umami_commands[] = {
       NULL },
 
     { ngx_string("umami_secret"),
-      NGX_HTTP_MAIN_CONF|NGX_CONF_TAKE1,
+      NGX_HTTP_MAIN_CONF|NGX_CONF_TAKE12,
       ngx_umami_secret,
       NGX_HTTP_MAIN_CONF_OFFSET,
       0,
@@ -376,6 +376,20 @@ ngx_umami_secret(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
     umcf->hmac = ngx_umami_hmac_create(cf->pool, &value[1]);
     if (umcf->hmac == NULL) {
         return NGX_CONF_ERROR;
+    }
+
+    if (cf->args->nelts > 2) {
+
+        /* it is not quoted: it may be the secret, in the wrong place */
+
+        if (ngx_strcmp(value[2].data, "rotate=daily") != 0) {
+            return "takes \"rotate=daily\" after its value, and nothing else";
+        }
+
+        umcf->daily = ngx_umami_hmac_create_daily(cf->pool, umcf->hmac);
+        if (umcf->daily == NULL) {
+            return NGX_CONF_ERROR;
+        }
     }
 
     umcf->enabled = 1;

@@ -235,6 +235,13 @@ bad(http => 'umami_secret short-one;', 'the value of "umami_secret" is too '
 bad(http => 'umami_secret 0123456789abcdef; umami_secret 0123456789abcdef;',
     '"umami_secret" directive is duplicate');
 
+good(http => 'umami_secret 0123456789abcdef rotate=daily;');
+unlike(bad(http => "umami_secret 0123456789abcdef $_;", '"umami_secret" '
+    . 'directive takes "rotate=daily" after its value, and nothing else'),
+    qr/hourly|fedcba/, 'what else is given is not told') for 'rotate=hourly',
+    'fedcba9876543210', '0123456789abcdef0123456789abcdef';
+bad(http => 'umami_secret rotate=daily 0123456789abcdef;', 'is too short');
+
 # umami_client
 
 my $long = 'secret=an-edge-secret-of-some-length';
@@ -243,7 +250,9 @@ for my $text (qw/ peer off /, 'header Fly-Client-IP',
     'forwarded trusted=10.0.0.0/8', 'forwarded trusted=10.0.0.0/8,::1/128',
     'forwarded trusted=::1 trusted=192.0.2.1', "cloudfront $long",
     "cloudfront $long ${long}2 unproven=refuse trusted=10.0.0.0/8",
-    "cloudfront $long unproven=forwarded")
+    "cloudfront $long unproven=forwarded", "cloudfront $long $long",
+    (map { ("$_ ipv6_prefix=56", "$_ ipv6_prefix=32", "$_ ipv6_prefix=128") }
+        'peer', 'header X-A', 'forwarded trusted=::1', "cloudfront $long"))
 {
     good(http => "umami_client $text;");
 }
@@ -270,6 +279,16 @@ for (['cloudflare', 'unknown mode "cloudflare" in "umami_client", it is '
     ['cloudfront secret=short-one', 'has a secret that is too short: at least '
         . '16 characters are needed, for example from "openssl rand -hex 32"'],
     ["cloudfront $long unproven=yes", 'has a parameter that its mode'],
+    (map { ["cloudfront 'secret=$_'", 'has a secret with white space or a '
+        . 'control character in it, perhaps a line\'s end, which headers do '
+        . 'not carry'] } "an-edge-secret-of-some-length\n",
+        'an edge secret of some length', ' an-edge-secret-of-some-length',
+        "an-edge-secret-\177of-some-length"),
+    (map { ["peer ipv6_prefix=$_", "invalid \"ipv6_prefix=$_\" in "
+        . '"umami_client", it is a number of bits from 32 to 128'] }
+        '', qw{ 0 31 129 -64 64x /64 99999999999999999999 }),
+    ['peer ipv6_prefix=64 ipv6_prefix=64', 'has "ipv6_prefix=" twice'],
+    ['off ipv6_prefix=64', 'has a parameter that its mode does not know'],
     ['cloudfront secert=an-edge-secret-of-some-length', 'has a parameter that'])
 {
     my ($text, $why) = @$_;
@@ -328,7 +347,11 @@ for (['null', 'is what any sandboxed page sends, and can not be allowed'],
     ['https://example.com:08', 'has an invalid port'],
     ['https://example.com:65536', 'has an invalid port'],
     ['https://example.com:', 'has an invalid port'],
-    ['https://[::1', 'has no valid host name'])
+    ['https://[::1', 'has no valid host name'],
+    ['https://[]', 'has no valid host name'],
+    ['https://[x]:8443', 'has no valid host name'],
+    ['https://[::1%25eth0]', 'has no valid host name'],
+    ['https://*.[::1]', 'has no valid host name'])
 {
     my ($origin, $why) = @$_;
     bad(location => "umami_cors $origin;",
@@ -435,6 +458,14 @@ for my $text ("a $key rate=60r/m burst=30", "a $key rate=1r/s",
 {
     good(http => "umami_limit_rule $text;");
 }
+
+good(http => "umami_limit_rule a key=$_ rate=1r/s;") for '$umami_client_network',
+    '$umami_client_id', '${umami_client}', '$Umami_Client', 'a$umami_client-b',
+    '$umami_client$umami_client', '$arg_umami_client';
+bad(http => "umami_limit_rule a key=\$umami_client$_ rate=1r/s;",
+    "unknown \"umami_client$_\" variable") for '_', '_net', 's', '2';
+bad(http => 'umami_limit_rule a key=$$umami_client rate=1r/s;',
+    'invalid variable name');
 
 for (["a $key", 'the rule "a" in "umami_limit_rule" has neither "rate=" nor '
         . '"quota="'],
