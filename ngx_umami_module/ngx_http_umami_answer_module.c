@@ -83,7 +83,11 @@ static ngx_http_umami_answer_text_t  ngx_http_umami_answer_reasons[] = {
     { ngx_string("website-unknown"),
       ngx_string("no such website") },
     { ngx_string("website-origin"),
-      ngx_string("this page's origin is not the website's") }
+      ngx_string("this page's origin is not the website's") },
+    { ngx_string("queue-full"),
+      ngx_string("too many events are waiting, try again later") },
+    { ngx_string("queue-timeout"),
+      ngx_string("the analytics server is too busy, try again later") }
 };
 
 
@@ -249,6 +253,12 @@ ngx_http_umami_answer_header_filter(ngx_http_request_t *r)
 
     if ((ulcf->steps == 0 && !ulcf->json && ctx == NULL) || r != r->main) {
         return ngx_http_next_header_filter(r);
+    }
+
+    /* who does not read the answer must not keep others from Umami */
+
+    if (ctx) {
+        ngx_http_umami_queue_release(ctx);
     }
 
     if (ngx_http_umami_answer_replaces(r, ctx, ulcf)
