@@ -181,12 +181,15 @@ typedef struct {
     ngx_uint_t                  retry_after;  /* seconds, 0: not told */
     ngx_str_t                   allow;
     ngx_str_t                   body_text;  /* in place of the response's */
+    ngx_str_t                   held;       /* of the response, so far */
+    size_t                      held_size;
 
     unsigned                    suspended:1;
     unsigned                    body_read:1;
     unsigned                    uncached:1; /* Umami is to look the site up */
     unsigned                    keepalive:1;  /* before it was refused */
     unsigned                    replaced:1;
+    unsigned                    holding:1;
     unsigned                    answered:1;
 } ngx_http_umami_ctx_t;
 
