@@ -20,6 +20,7 @@
 #include "ngx_umami_postgres.h"
 #include "ngx_umami_redis.h"
 #include "ngx_umami_rule.h"
+#include "ngx_umami_sites.h"
 #include "ngx_umami_stats.h"
 #include "ngx_umami_store.h"
 
@@ -40,6 +41,10 @@ typedef enum {
     NGX_HTTP_UMAMI_RATE_LIMITED,
     NGX_HTTP_UMAMI_LIMIT_UNAVAILABLE,
     NGX_HTTP_UMAMI_SCRIPT_UNAVAILABLE,
+    NGX_HTTP_UMAMI_WEBSITE_UNKNOWN,
+    NGX_HTTP_UMAMI_WEBSITE_ORIGIN,
+    NGX_HTTP_UMAMI_QUEUE_IS_FULL,
+    NGX_HTTP_UMAMI_QUEUE_TIMED_OUT,
     NGX_HTTP_UMAMI_BODY_REASONS
 } ngx_http_umami_reason_e;
 
@@ -55,6 +60,8 @@ typedef struct {
     ngx_umami_fetch_origin_t   *upstream;
     ngx_umami_redis_t          *redis;
     ngx_umami_postgres_t       *postgres;
+    ngx_umami_sites_t          *sites;         /* together with postgres */
+    ngx_umami_postgres_t       *sites_postgres;
     ngx_umami_hmac_t           *hmac;
     ngx_umami_hmac_t           *daily;
 
@@ -76,8 +83,10 @@ typedef struct {
 #define NGX_HTTP_UMAMI_OVER     0x0008
 #define NGX_HTTP_UMAMI_FILTER   0x0010
 #define NGX_HTTP_UMAMI_BEACON   0x0020
-#define NGX_HTTP_UMAMI_LIMIT    0x0040
-#define NGX_HTTP_UMAMI_FORWARD  0x0080
+#define NGX_HTTP_UMAMI_WEBSITE  0x0040
+#define NGX_HTTP_UMAMI_LIMIT    0x0080
+#define NGX_HTTP_UMAMI_PLACE    0x0100
+#define NGX_HTTP_UMAMI_FORWARD  0x0200
 
 
 typedef struct {
@@ -91,6 +100,16 @@ typedef struct {
 
     ngx_array_t                *limits;     /* ngx_http_umami_limit_t */
 } ngx_http_umami_loc_conf_t;
+
+
+/* how a request stands to a place in flight */
+
+typedef enum {
+    NGX_HTTP_UMAMI_PLACE_NONE = 0,
+    NGX_HTTP_UMAMI_PLACE_AWAITED,
+    NGX_HTTP_UMAMI_PLACE_LATE,              /* it was not free in time */
+    NGX_HTTP_UMAMI_PLACE_TAKEN
+} ngx_http_umami_place_e;
 
 
 /* what the headers of a request were cleaned of before Umami gets them */
@@ -224,6 +243,11 @@ struct ngx_http_umami_ctx_s {
     void                       *verdict_conf;
     ngx_uint_t                  exposed;    /* headers that CORS tells of */
 
+    /* queue */
+    ngx_uint_t                  place;
+    ngx_queue_t                 queue;      /* while a place is awaited */
+    ngx_msec_t                  deadline;
+
     /* forward: the request's own while Umami's are in their place */
     ngx_http_headers_in_t      *headers_in;
     ngx_str_t                   args;
@@ -239,12 +263,15 @@ struct ngx_http_umami_ctx_s {
     ngx_uint_t                  retry_after;  /* seconds, 0: not told */
     ngx_str_t                   allow;
     ngx_str_t                   body_text;  /* in place of the response's */
+    ngx_str_t                   held;       /* of the response, so far */
+    size_t                      held_size;
 
     unsigned                    suspended:1;
     unsigned                    body_read:1;
     unsigned                    uncached:1; /* Umami is to look the site up */
     unsigned                    keepalive:1;  /* before it was refused */
     unsigned                    replaced:1;
+    unsigned                    holding:1;
     unsigned                    answered:1;
 };
 
@@ -318,6 +345,9 @@ ngx_int_t ngx_http_umami_filter_step(ngx_http_request_t *r,
 ngx_int_t ngx_http_umami_beacon_step(ngx_http_request_t *r,
     ngx_http_umami_ctx_t *ctx);
 
+ngx_int_t ngx_http_umami_website_step(ngx_http_request_t *r,
+    ngx_http_umami_ctx_t *ctx);
+
 /* names the counter, or NGX_DECLINED: the request is exempt */
 ngx_int_t ngx_http_umami_rule_ask(ngx_http_request_t *r,
     ngx_http_umami_ctx_t *ctx, ngx_http_umami_rule_t *lr,
@@ -346,6 +376,10 @@ ngx_int_t ngx_http_umami_verdict(ngx_http_request_t *r,
     ngx_http_umami_limit_ctx_t *lctx);
 ngx_int_t ngx_http_umami_verdict_headers(ngx_http_request_t *r,
     ngx_http_umami_ctx_t *ctx);
+
+ngx_int_t ngx_http_umami_queue_step(ngx_http_request_t *r,
+    ngx_http_umami_ctx_t *ctx);
+void ngx_http_umami_queue_release(ngx_http_umami_ctx_t *ctx);
 
 ngx_int_t ngx_http_umami_forward_step(ngx_http_request_t *r,
     ngx_http_umami_ctx_t *ctx);
