@@ -10,9 +10,6 @@
 #include "ngx_http_umami.h"
 
 
-/* how long a request waits for Redis, milliseconds */
-#define NGX_HTTP_UMAMI_LIMIT_BUDGET    5
-
 /* in one location: what one command to Redis holds */
 #define NGX_HTTP_UMAMI_LIMIT_MAX_RULES 16
 
@@ -21,66 +18,38 @@
 
 #define NGX_HTTP_UMAMI_LIMIT_HEX       (NGX_UMAMI_LOCAL_KEY * 2)
 
-/* how often a request waits for permits before it asks by itself */
-#define NGX_HTTP_UMAMI_LIMIT_WAITS     2
-
-
-typedef struct {
-    ngx_str_t                      name;
-    ngx_http_umami_rule_t         *rule;      /* found when merging */
-    ngx_uint_t                     dry_run;
-} ngx_http_umami_limit_t;
-
 
 typedef struct {
     ngx_uint_t                     script;
     ngx_uint_t                     redis;     /* the first of the reasons' */
     ngx_uint_t                     forgotten;
-    ngx_uint_t                     leases;    /* some rule has them */
-    ngx_umami_lease_t             *lease;     /* NULL: no Redis, no leases */
 } ngx_http_umami_limit_main_conf_t;
 
 
 typedef struct {
     ngx_array_t                   *limits;    /* ngx_http_umami_limit_t */
+    ngx_flag_t                     dry_run;
 } ngx_http_umami_limit_loc_conf_t;
 
 
-/* one decision; lives in the request's pool */
-
-typedef struct {
-    ngx_http_umami_ctx_t          *ctx;
-    ngx_umami_redis_op_t          *op;        /* NULL: nothing is awaited */
-    ngx_uint_t                     n;
-    ngx_uint_t                     decided;   /* after these, by leases */
-    ngx_umami_local_ask_t         *asks;
-    ngx_http_umami_limit_t       **limits;
-    ngx_uint_t                     waits;
-    ngx_umami_redis_reason_e       reason;    /* what came of the wait */
-    ngx_umami_lease_wait_t         wait;
-} ngx_http_umami_limit_ctx_t;
-
-
 static ngx_int_t ngx_http_umami_limit_collect(ngx_http_request_t *r,
-    ngx_http_umami_limit_ctx_t *lctx, ngx_array_t *limits);
-static ngx_int_t ngx_http_umami_limit_decide(ngx_http_request_t *r,
+    ngx_http_umami_limit_ctx_t *lctx, ngx_flag_t early);
+static ngx_int_t ngx_http_umami_limit_ask(ngx_http_request_t *r,
     ngx_http_umami_limit_ctx_t *lctx);
-static ngx_int_t ngx_http_umami_limit_lease(ngx_http_request_t *r,
+static ngx_int_t ngx_http_umami_limit_done(ngx_http_request_t *r,
     ngx_http_umami_limit_ctx_t *lctx);
-static void ngx_http_umami_limit_leased(void *data,
-    ngx_umami_redis_reason_e reason);
-static void ngx_http_umami_limit_settle(ngx_http_request_t *r,
-    ngx_http_umami_limit_ctx_t *lctx, ngx_uint_t spent);
 static ngx_int_t ngx_http_umami_limit_redis(ngx_http_request_t *r,
     ngx_http_umami_limit_ctx_t *lctx);
 static void ngx_http_umami_limit_reply(void *data,
     ngx_umami_redis_reply_t *reply);
 static void ngx_http_umami_limit_failed(ngx_http_request_t *r,
     ngx_http_umami_limit_ctx_t *lctx, ngx_umami_redis_reason_e reason);
+static ngx_uint_t ngx_http_umami_limit_on_error(
+    ngx_http_umami_limit_ctx_t *lctx, ngx_uint_t *denied);
+static void ngx_http_umami_limit_swap(ngx_http_umami_limit_ctx_t *lctx,
+    ngx_uint_t i, ngx_uint_t j);
 static void ngx_http_umami_limit_local(ngx_http_request_t *r,
-    ngx_http_umami_limit_ctx_t *lctx);
-static ngx_int_t ngx_http_umami_limit_verdict(ngx_http_request_t *r,
-    ngx_http_umami_limit_ctx_t *lctx);
+    ngx_http_umami_limit_ctx_t *lctx, ngx_uint_t n, ngx_uint_t how);
 static void ngx_http_umami_limit_count(ngx_http_request_t *r, ngx_uint_t i);
 
 static ngx_int_t ngx_http_umami_limit_add_counters(ngx_conf_t *cf);
@@ -88,6 +57,8 @@ static void *ngx_http_umami_limit_create_main_conf(ngx_conf_t *cf);
 static void *ngx_http_umami_limit_create_loc_conf(ngx_conf_t *cf);
 static char *ngx_http_umami_limit_merge_loc_conf(ngx_conf_t *cf, void *parent,
     void *child);
+static char *ngx_http_umami_limit_rules(ngx_conf_t *cf,
+    ngx_http_umami_limit_loc_conf_t *ullcf);
 static char *ngx_http_umami_limit(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
 static ngx_int_t ngx_http_umami_limit_init(ngx_conf_t *cf);
@@ -95,8 +66,8 @@ static ngx_int_t ngx_http_umami_limit_init(ngx_conf_t *cf);
 
 static ngx_umami_stats_family_t  ngx_http_umami_limit_redis_family = {
     ngx_string("umami_limit_redis_total"),
-    ngx_string("Decisions by what Redis said; all but \"ok\" were counted "
-               "in shared memory."), 0
+    ngx_string("Decisions by what Redis said; all but \"ok\" were made by "
+               "on_error."), 0
 };
 
 
@@ -118,6 +89,13 @@ static ngx_command_t  ngx_http_umami_limit_commands[] = {
       ngx_http_umami_limit,
       NGX_HTTP_LOC_CONF_OFFSET,
       0,
+      NULL },
+
+    { ngx_string("umami_limit_dry_run"),
+      NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_FLAG,
+      ngx_conf_set_flag_slot,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      offsetof(ngx_http_umami_limit_loc_conf_t, dry_run),
       NULL },
 
       ngx_null_command
@@ -158,196 +136,187 @@ ngx_module_t  ngx_http_umami_limit_module = {
 ngx_int_t
 ngx_http_umami_limit_step(ngx_http_request_t *r, ngx_http_umami_ctx_t *ctx)
 {
-    ngx_int_t                         rc;
-    ngx_http_umami_limit_ctx_t       *lctx;
-    ngx_http_umami_limit_loc_conf_t  *ullcf;
+    ngx_uint_t                   i;
+    ngx_http_umami_limit_ctx_t  *lctx;
 
-    lctx = ctx->limit;
-
-    if (lctx) {
-        rc = lctx->waits ? ngx_http_umami_limit_decide(r, lctx) : NGX_OK;
-
-        return (rc == NGX_AGAIN) ? ngx_http_umami_suspend(ctx)
-                                 : ngx_http_umami_limit_verdict(r, lctx);
-    }
-
-    ullcf = ngx_http_get_module_loc_conf(r, ngx_http_umami_limit_module);
-
-    lctx = ngx_pcalloc(r->pool, sizeof(ngx_http_umami_limit_ctx_t));
+    lctx = ngx_http_umami_limit_begin(r, ctx);
     if (lctx == NULL) {
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
-    lctx->ctx = ctx;
+    if (lctx->asked || lctx->waits) {
+        return ngx_http_umami_limit_done(r, lctx);
+    }
 
-    if (ngx_http_umami_limit_collect(r, lctx, ullcf->limits) != NGX_OK) {
+    if (ngx_http_umami_limit_collect(r, lctx, 0) != NGX_OK) {
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
-    if (lctx->n == 0) {
-        return NGX_OK;
+    for (i = 0; i < lctx->n; i++) {
+
+        if (ngx_http_umami_rule_cost(r, ctx, lctx->limits[i]->rule,
+                                     &lctx->asks[i].cost)
+            != NGX_OK)
+        {
+            return NGX_HTTP_INTERNAL_SERVER_ERROR;
+        }
     }
 
-    ctx->limit = lctx;
-
-    if (ngx_http_umami_limit_decide(r, lctx) == NGX_AGAIN) {
-        return ngx_http_umami_suspend(ctx);
+    if (lctx->n == 0 || ngx_http_umami_over_known(r, lctx)) {
+        return ngx_http_umami_verdict(r, lctx);
     }
 
-    return ngx_http_umami_limit_verdict(r, lctx);
+    return ngx_http_umami_limit_done(r, lctx);
 }
 
 
-static ngx_int_t
-ngx_http_umami_limit_decide(ngx_http_request_t *r,
-    ngx_http_umami_limit_ctx_t *lctx)
-{
-    ngx_http_umami_main_conf_t  *umcf;
-
-    umcf = ngx_http_get_module_main_conf(r, ngx_umami_module);
-
-    if (umcf->redis == NULL) {
-        ngx_http_umami_limit_local(r, lctx);
-        return NGX_OK;
-    }
-
-    if (lctx->reason != NGX_UMAMI_REDIS_OK) {
-        lctx->waits = 0;
-        ngx_http_umami_limit_failed(r, lctx, lctx->reason);
-        return NGX_OK;
-    }
-
-    if (ngx_http_umami_limit_lease(r, lctx) == NGX_AGAIN) {
-        return NGX_AGAIN;
-    }
-
-    lctx->waits = 0;
-
-    return lctx->n ? ngx_http_umami_limit_redis(r, lctx) : NGX_OK;
-}
-
+/* asks, unless that is over, and judges */
 
 static ngx_int_t
-ngx_http_umami_limit_lease(ngx_http_request_t *r,
+ngx_http_umami_limit_done(ngx_http_request_t *r,
     ngx_http_umami_limit_ctx_t *lctx)
 {
-    ngx_int_t                          rc;
-    ngx_http_umami_limit_main_conf_t  *ulmcf;
+    ngx_int_t  rc;
 
-    ulmcf = ngx_http_get_module_main_conf(r, ngx_http_umami_limit_module);
-
-    if (ulmcf->lease == NULL || lctx->waits == NGX_HTTP_UMAMI_LIMIT_WAITS) {
-        return NGX_OK;
+    if (!lctx->asked && ngx_http_umami_limit_ask(r, lctx) == NGX_AGAIN) {
+        return ngx_http_umami_suspend(lctx->ctx);
     }
 
-    lctx->wait.handler = ngx_http_umami_limit_leased;
-    lctx->wait.data = lctx;
+    ngx_http_umami_lease_join(lctx);
+    ngx_http_umami_over_remember(r, lctx);
 
-    rc = ngx_umami_lease_take(ulmcf->lease, lctx->asks, (void **) lctx->limits,
-                              &lctx->n, &lctx->decided, &lctx->wait);
+    rc = ngx_http_umami_verdict(r, lctx);
 
-    if (rc == NGX_AGAIN) {
-        lctx->waits++;
-
-    } else {
-        lctx->wait.handler = NULL;
-    }
+    ngx_http_umami_lease_settle(r, lctx, rc == NGX_OK);
 
     return rc;
 }
 
 
-static void
-ngx_http_umami_limit_leased(void *data, ngx_umami_redis_reason_e reason)
-{
-    ngx_http_umami_limit_ctx_t *lctx = data;
-
-    lctx->reason = reason;
-
-    ngx_http_umami_resume(lctx->ctx);
-}
-
-
-/* the permits that were taken of leases */
-
-static void
-ngx_http_umami_limit_settle(ngx_http_request_t *r,
-    ngx_http_umami_limit_ctx_t *lctx, ngx_uint_t spent)
-{
-    ngx_http_umami_limit_main_conf_t  *ulmcf;
-
-    if (lctx->decided == 0) {
-        return;
-    }
-
-    ulmcf = ngx_http_get_module_main_conf(r, ngx_http_umami_limit_module);
-
-    ngx_umami_lease_settle(ulmcf->lease, lctx->asks + lctx->n, lctx->decided,
-                           spent);
-}
-
-
-/* the keys of those rules that apply to the request */
-
 static ngx_int_t
-ngx_http_umami_limit_collect(ngx_http_request_t *r,
-    ngx_http_umami_limit_ctx_t *lctx, ngx_array_t *limits)
+ngx_http_umami_limit_ask(ngx_http_request_t *r,
+    ngx_http_umami_limit_ctx_t *lctx)
 {
-    u_char                       digest[NGX_UMAMI_HMAC_LEN];
-    ngx_str_t                    parts[2];
-    ngx_uint_t                   i, cost;
-    ngx_umami_local_ask_t       *ask;
-    ngx_http_umami_limit_t      *limit;
+    ngx_int_t                    rc;
     ngx_http_umami_main_conf_t  *umcf;
 
     umcf = ngx_http_get_module_main_conf(r, ngx_umami_module);
 
-    lctx->asks = ngx_palloc(r->pool, limits->nelts
-                                     * (sizeof(ngx_umami_local_ask_t)
-                                        + sizeof(ngx_http_umami_limit_t *)));
-    if (lctx->asks == NULL) {
-        return NGX_ERROR;
+    rc = ngx_http_umami_lease_take(r, lctx);
+
+    if (rc == NGX_AGAIN) {
+        return NGX_AGAIN;
     }
 
-    lctx->limits = (ngx_http_umami_limit_t **) (lctx->asks + limits->nelts);
+    lctx->asked = 1;
+    lctx->time = ngx_current_msec;
 
-    /*
-     * A batch costs as many requests as it has items, but at most the whole of
-     * a bucket: it waits for a full one, and is not refused for ever.
-     */
+    if (rc == NGX_BUSY || lctx->n == 0) {
+        return NGX_OK;
+    }
 
-    cost = lctx->ctx->body ? ngx_max(lctx->ctx->body->items, 1) : 1;
+    if (umcf->redis && lctx->reason == NGX_UMAMI_REDIS_OK) {
+        return ngx_http_umami_limit_redis(r, lctx);
+    }
 
-    limit = limits->elts;
+    if (umcf->redis) {
+        ngx_http_umami_limit_failed(r, lctx, lctx->reason);
 
-    for (i = 0; i < limits->nelts; i++) {
+    } else {
+        ngx_http_umami_limit_local(r, lctx, lctx->n,
+                                   NGX_HTTP_UMAMI_LIMIT_ASKED);
+    }
 
-        if (ngx_http_complex_value(r, &limit[i].rule->key, &parts[1])
-            != NGX_OK)
-        {
-            return NGX_ERROR;
-        }
+    return NGX_OK;
+}
 
-        if (parts[1].len == 0) {
-            ngx_http_umami_limit_count(r, limit[i].rule->counters
-                                          + NGX_HTTP_UMAMI_RULE_EXEMPT);
+
+ngx_http_umami_limit_ctx_t *
+ngx_http_umami_limit_begin(ngx_http_request_t *r, ngx_http_umami_ctx_t *ctx)
+{
+    u_char                      *p;
+    ngx_uint_t                   n;
+    ngx_http_umami_loc_conf_t   *ulcf;
+    ngx_http_umami_limit_ctx_t  *lctx;
+
+    ulcf = ngx_http_get_module_loc_conf(r, ngx_http_umami_request_module);
+
+    lctx = ctx->limit;
+
+    /* what another location began, an error page may have led away from */
+
+    if (lctx && (lctx->asked || lctx->rules == ulcf->limits)) {
+        return lctx;
+    }
+
+    n = ulcf->limits->nelts;
+
+    p = ngx_pcalloc(r->pool, sizeof(ngx_http_umami_limit_ctx_t)
+                             + n * (sizeof(ngx_umami_local_ask_t)
+                                    + sizeof(ngx_http_umami_verdict_t)
+                                    + sizeof(ngx_http_umami_limit_t *)));
+    if (p == NULL) {
+        return NULL;
+    }
+
+    lctx = (ngx_http_umami_limit_ctx_t *) p;
+
+    lctx->ctx = ctx;
+    lctx->rules = ulcf->limits;
+    lctx->asks = (ngx_umami_local_ask_t *) (lctx + 1);
+
+    ctx->verdicts = (ngx_http_umami_verdict_t *) (lctx->asks + n);
+    ctx->nverdicts = 0;
+
+    lctx->limits = (ngx_http_umami_limit_t **) (ctx->verdicts + n);
+
+    if (ngx_http_umami_limit_collect(r, lctx, 1) != NGX_OK) {
+        return NULL;
+    }
+
+    ctx->limit = lctx;
+
+    return lctx;
+}
+
+
+/* those rules that apply to the request, either early ones or the others */
+
+static ngx_int_t
+ngx_http_umami_limit_collect(ngx_http_request_t *r,
+    ngx_http_umami_limit_ctx_t *lctx, ngx_flag_t early)
+{
+    ngx_int_t                rc;
+    ngx_uint_t               i;
+    ngx_http_umami_rule_t   *lr;
+    ngx_umami_local_ask_t   *ask;
+    ngx_http_umami_limit_t  *limit;
+
+    limit = lctx->rules->elts;
+
+    for (i = 0; i < lctx->rules->nelts; i++) {
+
+        lr = limit[i].rule;
+
+        if (lr->early != early) {
             continue;
-        }
-
-        parts[0] = limit[i].rule->version;
-
-        if (ngx_umami_hmac_sign(umcf->hmac, parts, 2, digest) != NGX_OK) {
-            return NGX_ERROR;
         }
 
         ask = &lctx->asks[lctx->n];
 
-        ngx_memcpy(ask->key, digest, NGX_UMAMI_LOCAL_KEY);
-        ask->rule = &limit[i].rule->counter;
-        ask->cost = ngx_min(cost, limit[i].rule->counter.limit);
+        rc = ngx_http_umami_rule_ask(r, lctx->ctx, lr, ask);
+
+        if (rc == NGX_ERROR) {
+            return NGX_ERROR;
+        }
+
+        if (rc == NGX_DECLINED) {
+            ngx_http_umami_limit_count(r, lr->counters
+                                          + NGX_HTTP_UMAMI_RULE_EXEMPT);
+            continue;
+        }
+
         ask->dry_run = limit[i].dry_run;
-        ask->prefix = limit[i].rule->lease ? &limit[i].rule->prefix : NULL;
-        ask->lot = 0;
 
         lctx->limits[lctx->n++] = &limit[i];
     }
@@ -373,7 +342,7 @@ ngx_http_umami_limit_redis(ngx_http_request_t *r,
     ulmcf = ngx_http_get_module_main_conf(r, ngx_http_umami_limit_module);
 
     len = lctx->n * ((1 + NGX_HTTP_UMAMI_LIMIT_ARGS) * sizeof(ngx_str_t)
-                     + NGX_HTTP_UMAMI_LIMIT_HEX + NGX_INT64_LEN);
+                     + NGX_HTTP_UMAMI_LIMIT_HEX + 1 + NGX_INT64_LEN);
 
     for (i = 0; i < lctx->n; i++) {
         len += lctx->limits[i]->rule->prefix.len;
@@ -381,7 +350,7 @@ ngx_http_umami_limit_redis(ngx_http_request_t *r,
 
     args = ngx_palloc(r->pool, len);
     if (args == NULL) {
-        ngx_http_umami_limit_local(r, lctx);
+        ngx_http_umami_limit_failed(r, lctx, NGX_UMAMI_REDIS_BUSY);
         return NGX_OK;
     }
 
@@ -396,6 +365,7 @@ ngx_http_umami_limit_redis(ngx_http_request_t *r,
         key->data = p;
         p = ngx_cpymem(p, lr->prefix.data, lr->prefix.len);
         p = ngx_hex_dump(p, lctx->asks[i].key, NGX_UMAMI_LOCAL_KEY);
+        *p++ = '}';
         key->len = p - key->data;
         key++;
 
@@ -450,6 +420,8 @@ ngx_http_umami_limit_reply(void *data, ngx_umami_redis_reply_t *reply)
             verdict->allowed = (*integers++ != 0);
             verdict->remaining = *integers++;
             verdict->retry = *integers++;
+
+            lctx->asks[i].how = NGX_HTTP_UMAMI_LIMIT_ASKED;
         }
 
         ulmcf = ngx_http_get_module_main_conf(r, ngx_http_umami_limit_module);
@@ -466,86 +438,117 @@ ngx_http_umami_limit_reply(void *data, ngx_umami_redis_reply_t *reply)
 }
 
 
+/* of the rules that Redis gave no verdict for, each does as it was told to */
+
 static void
 ngx_http_umami_limit_failed(ngx_http_request_t *r,
     ngx_http_umami_limit_ctx_t *lctx, ngx_umami_redis_reason_e reason)
 {
+    ngx_uint_t                         n, denied;
     ngx_http_umami_limit_main_conf_t  *ulmcf;
 
     ulmcf = ngx_http_get_module_main_conf(r, ngx_http_umami_limit_module);
 
     ngx_http_umami_limit_count(r, ulmcf->redis + reason);
 
-    ngx_http_umami_limit_local(r, lctx);
+    n = ngx_http_umami_limit_on_error(lctx, &denied);
+
+    /* nothing is counted for a request that is refused in any case */
+
+    if (n && !denied) {
+        ngx_http_umami_limit_local(r, lctx, n, NGX_HTTP_UMAMI_LIMIT_LOCAL);
+    }
+}
+
+
+/* returns how many are to be judged here; they become the first ones */
+
+static ngx_uint_t
+ngx_http_umami_limit_on_error(ngx_http_umami_limit_ctx_t *lctx,
+    ngx_uint_t *denied)
+{
+    ngx_uint_t  i, n;
+
+    n = 0;
+    *denied = 0;
+
+    for (i = 0; i < lctx->n; i++) {
+
+        if (lctx->asks[i].how != NGX_HTTP_UMAMI_LIMIT_UNASKED) {
+            continue;
+        }
+
+        switch (lctx->limits[i]->rule->on_error) {
+
+        case NGX_UMAMI_RULE_LOCAL:
+            ngx_http_umami_limit_swap(lctx, i, n++);
+            break;
+
+        case NGX_UMAMI_RULE_DENY:
+
+            if (!lctx->asks[i].dry_run) {
+                lctx->asks[i].how = NGX_HTTP_UMAMI_LIMIT_DENIED;
+                *denied = 1;
+                break;
+            }
+
+            /* fall through */
+
+        default: /* NGX_UMAMI_RULE_ALLOW */
+            lctx->asks[i].how = NGX_HTTP_UMAMI_LIMIT_LET;
+            break;
+        }
+    }
+
+    return n;
 }
 
 
 static void
+ngx_http_umami_limit_swap(ngx_http_umami_limit_ctx_t *lctx, ngx_uint_t i,
+    ngx_uint_t j)
+{
+    ngx_umami_local_ask_t    ask;
+    ngx_http_umami_limit_t  *limit;
+
+    ask = lctx->asks[i];
+    lctx->asks[i] = lctx->asks[j];
+    lctx->asks[j] = ask;
+
+    limit = lctx->limits[i];
+    lctx->limits[i] = lctx->limits[j];
+    lctx->limits[j] = limit;
+}
+
+
+/* the first "n" */
+
+static void
 ngx_http_umami_limit_local(ngx_http_request_t *r,
-    ngx_http_umami_limit_ctx_t *lctx)
+    ngx_http_umami_limit_ctx_t *lctx, ngx_uint_t n, ngx_uint_t how)
 {
     uint64_t                           now;
-    ngx_uint_t                         forgotten;
+    ngx_uint_t                         i, forgotten;
     ngx_http_umami_main_conf_t        *umcf;
     ngx_http_umami_limit_main_conf_t  *ulmcf;
 
     umcf = ngx_http_get_module_main_conf(r, ngx_umami_module);
     ulmcf = ngx_http_get_module_main_conf(r, ngx_http_umami_limit_module);
 
+    for (i = 0; i < n; i++) {
+        lctx->asks[i].how = how;
+    }
+
     /* of the monotonic clock, which nobody sets back */
 
+    lctx->time = ngx_current_msec;
     now = (uint64_t) ngx_current_msec * 1000;
 
-    forgotten = ngx_umami_local_ask(umcf->local, lctx->asks, lctx->n, now);
+    forgotten = ngx_umami_local_ask(umcf->local, lctx->asks, n, now);
 
     if (forgotten) {
         ngx_umami_stats_add(umcf->stats, ulmcf->forgotten, forgotten);
     }
-}
-
-
-static ngx_int_t
-ngx_http_umami_limit_verdict(ngx_http_request_t *r,
-    ngx_http_umami_limit_ctx_t *lctx)
-{
-    uint64_t                retry;
-    ngx_uint_t              i, refused, verdict;
-    ngx_umami_local_ask_t  *ask;
-
-    refused = 0;
-    retry = 0;
-
-    for (i = 0; i < lctx->n + lctx->decided; i++) {
-
-        ask = &lctx->asks[i];
-
-        if (ask->verdict.allowed) {
-            verdict = NGX_HTTP_UMAMI_RULE_ALLOWED;
-
-        } else if (ask->dry_run) {
-            verdict = NGX_HTTP_UMAMI_RULE_DRY_RUN;
-
-        } else {
-            verdict = NGX_HTTP_UMAMI_RULE_REFUSED;
-
-            refused = 1;
-            retry = ngx_max(retry, ask->verdict.retry);
-        }
-
-        ngx_http_umami_limit_count(r, lctx->limits[i]->rule->counters
-                                      + verdict);
-    }
-
-    ngx_http_umami_limit_settle(r, lctx, !refused);
-
-    if (!refused) {
-        return NGX_OK;
-    }
-
-    lctx->ctx->retry_after = (retry + 999) / 1000;
-
-    return ngx_http_umami_refuse(r, lctx->ctx, NGX_HTTP_UMAMI_RATE_LIMITED,
-                                 NGX_HTTP_TOO_MANY_REQUESTS);
 }
 
 
@@ -567,20 +570,10 @@ ngx_http_umami_limit_cleanup(ngx_http_umami_ctx_t *ctx)
 
     lctx = ctx->limit;
 
-    if (lctx == NULL) {
-        return;
-    }
-
-    if (lctx->op) {
+    if (lctx && lctx->op) {
         ngx_umami_redis_detach(lctx->op);
         lctx->op = NULL;
     }
-
-    if (lctx->wait.handler) {
-        ngx_umami_lease_leave(&lctx->wait);
-    }
-
-    ngx_http_umami_limit_settle(ctx->request, lctx, 0);
 }
 
 
@@ -647,7 +640,16 @@ ngx_http_umami_limit_create_main_conf(ngx_conf_t *cf)
 static void *
 ngx_http_umami_limit_create_loc_conf(ngx_conf_t *cf)
 {
-    return ngx_pcalloc(cf->pool, sizeof(ngx_http_umami_limit_loc_conf_t));
+    ngx_http_umami_limit_loc_conf_t  *conf;
+
+    conf = ngx_pcalloc(cf->pool, sizeof(ngx_http_umami_limit_loc_conf_t));
+    if (conf == NULL) {
+        return NULL;
+    }
+
+    conf->dry_run = NGX_CONF_UNSET;
+
+    return conf;
 }
 
 
@@ -657,15 +659,12 @@ ngx_http_umami_limit_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
     ngx_http_umami_limit_loc_conf_t *prev = parent;
     ngx_http_umami_limit_loc_conf_t *conf = child;
 
-    ngx_uint_t                         i;
-    ngx_http_umami_limit_t            *limit;
-    ngx_http_core_loc_conf_t          *clcf;
-    ngx_http_umami_loc_conf_t         *ulcf;
-    ngx_http_umami_limit_main_conf_t  *ulmcf;
+    ngx_http_core_loc_conf_t   *clcf;
+    ngx_http_umami_loc_conf_t  *ulcf;
 
-    ulmcf = ngx_http_conf_get_module_main_conf(cf,
-                                               ngx_http_umami_limit_module);
     clcf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_core_module);
+
+    ngx_conf_merge_value(conf->dry_run, prev->dry_run, 0);
 
     if (conf->limits == NULL && clcf->noname) {
         conf->limits = prev->limits;
@@ -682,9 +681,28 @@ ngx_http_umami_limit_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
         return NGX_CONF_ERROR;
     }
 
-    limit = conf->limits->elts;
+    ulcf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_umami_request_module);
 
-    for (i = 0; i < conf->limits->nelts; i++) {
+    ulcf->json = 1;
+    ulcf->steps |= NGX_HTTP_UMAMI_LIMIT;
+    ulcf->limits = conf->limits;
+
+    return ngx_http_umami_limit_rules(cf, conf);
+}
+
+
+static char *
+ngx_http_umami_limit_rules(ngx_conf_t *cf,
+    ngx_http_umami_limit_loc_conf_t *ullcf)
+{
+    ngx_uint_t                 i;
+    ngx_http_umami_limit_t    *limit;
+    ngx_http_core_loc_conf_t  *clcf;
+
+    clcf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_core_module);
+    limit = ullcf->limits->elts;
+
+    for (i = 0; i < ullcf->limits->nelts; i++) {
 
         limit[i].rule = ngx_http_umami_rule_find(cf, &limit[i].name);
 
@@ -695,15 +713,10 @@ ngx_http_umami_limit_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
             return NGX_CONF_ERROR;
         }
 
-        if (limit[i].rule->lease) {
-            ulmcf->leases = 1;
+        if (ullcf->dry_run || limit[i].rule->dry_run) {
+            limit[i].dry_run = 1;
         }
     }
-
-    ulcf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_umami_request_module);
-
-    ulcf->json = 1;
-    ulcf->steps |= NGX_HTTP_UMAMI_LIMIT;
 
     return NGX_CONF_OK;
 }
@@ -779,14 +792,6 @@ ngx_http_umami_limit_init(ngx_conf_t *cf)
 
     if (umcf->redis == NULL) {
         return NGX_OK;
-    }
-
-    if (ulmcf->leases) {
-        ulmcf->lease = ngx_umami_lease_create(cf, umcf->redis, umcf->stats,
-                                              NGX_HTTP_UMAMI_LIMIT_BUDGET);
-        if (ulmcf->lease == NULL) {
-            return NGX_ERROR;
-        }
     }
 
     return ngx_umami_redis_add_script(umcf->redis, &ngx_umami_counter_lua,

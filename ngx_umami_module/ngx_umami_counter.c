@@ -16,6 +16,7 @@ static uint64_t ngx_umami_counter_used(ngx_umami_counter_rule_t *rule,
     ngx_umami_counter_t *counter, uint64_t now);
 static uint64_t ngx_umami_counter_retry(ngx_umami_counter_rule_t *rule,
     ngx_umami_counter_t *counter, uint64_t now, uint64_t over);
+static uint64_t ngx_umami_counter_ms(double microseconds);
 
 
 /*
@@ -34,12 +35,13 @@ static uint64_t ngx_umami_counter_retry(ngx_umami_counter_rule_t *rule,
     "    local x, y, z = string.match(s, '^(%d+):(%d+):(%d+)$')\n"            \
     "    if x then a, b, c = tonumber(x), tonumber(y), tonumber(z) end\n"     \
     "  end\n"                                                                 \
-    "  local w, left, fades, used, px = period * 1000000, 0, 0\n"             \
+    "  local used, px, w, left, fades\n"                                      \
     "  if form == 0 then\n"                                                   \
     "    local past = math.max(0, now - c)\n"                                 \
-    "    used = math.max(0, a - math.floor(past / period * rate))\n"          \
+    "    used = math.max(0, a - math.floor(past * rate / period))\n"          \
     "    a, c, px = used, math.max(now, c), limit * period / rate\n"          \
     "  else\n"                                                                \
+    "    w = period * 1000000\n"                                              \
     "    local n = math.floor(now / w)\n"                                     \
     "    if n < c then n = c end\n"                                           \
     "    if n == c + 1 then a, b = 0, a elseif n > c then a, b = 0, 0 end\n"  \
@@ -48,22 +50,22 @@ static uint64_t ngx_umami_counter_retry(ngx_umami_counter_rule_t *rule,
     "    used, c, px = a + fades, n, w * 2\n"                                 \
     "  end\n"
 
-/* of "over", which is what has to fade before it fits; "a" is not charged */
+/* how long it is until "over" has faded; "a" and "used" are charged */
 
-#define NGX_UMAMI_COUNTER_LUA_RETRY                                           \
-    "    if form == 0 then\n"                                                 \
-    "      retry = over * period / rate\n"                                    \
-    "    else\n"                                                              \
-    "      retry = over / b * w\n"                                            \
-    "      if over > fades then\n"                                            \
-    "        retry = left + (over - fades) / math.max(a, 1) * w\n"            \
-    "      end\n"                                                             \
-    "      retry = math.min(retry, w * 2)\n"                                  \
-    "    end\n"                                                               \
-    "    retry = math.floor(retry / 1000) + 1\n"
+#define NGX_UMAMI_COUNTER_LUA_WAIT                                            \
+    "  local wait\n"                                                          \
+    "  if form == 0 then\n"                                                   \
+    "    wait = over * period / rate\n"                                       \
+    "  elseif over <= fades then\n"                                           \
+    "    wait = left - (fades - over) / b * w\n"                              \
+    "  else\n"                                                                \
+    "    wait = left + (over - fades) / math.max(a, 1) * w\n"                 \
+    "  end\n"                                                                 \
+    "  if w then wait = math.min(wait, w * 2) end\n"                          \
+    "  wait = math.max(1, math.ceil(wait / 1000))\n"
 
 #define NGX_UMAMI_COUNTER_LUA_VALUE                                           \
-    "string.format('%.0f:%.0f:%.0f', a + cost, b, c)"
+    "string.format('%.0f:%.0f:%.0f', a, b, c)"
 
 #define NGX_UMAMI_COUNTER_LUA_EXPIRY                                          \
     "string.format('%.0f', math.ceil(px / 1000) + 1000)"
@@ -71,31 +73,34 @@ static uint64_t ngx_umami_counter_retry(ngx_umami_counter_rule_t *rule,
 
 ngx_str_t  ngx_umami_counter_lua = ngx_string(
     NGX_UMAMI_COUNTER_LUA_CLOCK
-    "local out, new, px_of, ok = {}, {}, {}, true\n"
+    "local out, new, expiry, ok = {}, {}, {}, true\n"
     "for i = 1, #KEYS do\n"
     "  local j, key = i * 6 - 5, KEYS[i]\n"
     "  local cost, form = ARGV[j] * 1000000, tonumber(ARGV[j + 1])\n"
     "  local limit, rate = ARGV[j + 2] * 1000000, tonumber(ARGV[j + 3])\n"
     "  local period, dry = tonumber(ARGV[j + 4]), ARGV[j + 5] == '1'\n"
     NGX_UMAMI_COUNTER_LUA_USED
-    "  local over, retry = used + cost - limit, 0\n"
-    "  if over <= 0 then\n"
+    "  local yes = used + cost <= limit\n"
+    "  if yes then\n"
+    "    used, a = used + cost, a + cost\n"
     "    new[i] = " NGX_UMAMI_COUNTER_LUA_VALUE "\n"
-    "    px_of[i] = " NGX_UMAMI_COUNTER_LUA_EXPIRY "\n"
-    "    used = used + cost\n"
-    "  else\n"
-    NGX_UMAMI_COUNTER_LUA_RETRY
-    "    if not dry then ok = false end\n"
+    "    expiry[i] = " NGX_UMAMI_COUNTER_LUA_EXPIRY "\n"
+    "  elseif not dry then\n"
+    "    ok = false\n"
     "  end\n"
+    "  local free = math.floor(math.max(0, limit - used) / 1000000)\n"
+    "  if yes then cost = (free + 1) * 1000000 end\n"
+    "  local over = used + cost - limit\n"
+    NGX_UMAMI_COUNTER_LUA_WAIT
     "  local n = #out\n"
-    "  out[n + 1] = new[i] and 1 or 0\n"
-    "  out[n + 2] = math.floor(math.max(0, limit - used) / 1000000)\n"
-    "  out[n + 3] = retry\n"
+    "  out[n + 1] = yes and 1 or 0\n"
+    "  out[n + 2] = free\n"
+    "  out[n + 3] = wait\n"
     "end\n"
     "if ok then\n"
     "  for i = 1, #KEYS do\n"
     "    if new[i] then\n"
-    "      redis.call('SET', KEYS[i], new[i], 'PX', px_of[i])\n"
+    "      redis.call('SET', KEYS[i], new[i], 'PX', expiry[i])\n"
     "    end\n"
     "  end\n"
     "end\n"
@@ -108,28 +113,24 @@ ngx_str_t  ngx_umami_counter_lease_lua = ngx_string(
     "local limit, rate = ARGV[3] * 1000000, tonumber(ARGV[4])\n"
     "local period, want = tonumber(ARGV[5]), tonumber(ARGV[6])\n"
     NGX_UMAMI_COUNTER_LUA_USED
-    "local cost, more = 0, need\n"
-    "if want >= 0 then\n"
-    "  local room = math.floor(math.max(0, limit - used) / 1000000)\n"
-    "  if need <= room then\n"
-    "    cost = math.max(need, math.min(want, math.ceil(room / 2)))\n"
-    "    cost, more = cost * 1000000, 1\n"
+    "local cost, free = 0, math.floor(math.max(0, limit - used) / 1000000)\n"
+    "if want < 0 then\n"
+    "  if form == 0 or c == tonumber(ARGV[7]) then\n"
+    "    cost = math.max(want, -a)\n"
     "  end\n"
-    "elseif form == 0 or c == tonumber(ARGV[7]) then\n"
-    "  cost = math.max(want, -a)\n"
+    "elseif need <= free then\n"
+    "  cost = math.max(need, math.min(want, math.ceil(free / 2))) * 1000000\n"
     "end\n"
     "if cost ~= 0 then\n"
+    "  used, a = used + cost, a + cost\n"
     "  redis.call('SET', key, " NGX_UMAMI_COUNTER_LUA_VALUE ", 'PX',\n"
     "             " NGX_UMAMI_COUNTER_LUA_EXPIRY ")\n"
-    "  a, used = a + cost, used + cost\n"
+    "  need, free = 0, math.floor(math.max(0, limit - used) / 1000000)\n"
     "end\n"
-    "local over, retry = used + more * 1000000 - limit, 0\n"
-    "if over > 0 then\n"
-    NGX_UMAMI_COUNTER_LUA_RETRY
-    "end\n"
+    "local over = used + math.max(free + 1, need) * 1000000 - limit\n"
+    NGX_UMAMI_COUNTER_LUA_WAIT
     "if cost > 0 then cost = cost / 1000000 end\n"
-    "return { cost, math.floor(math.max(0, limit - used) / 1000000),\n"
-    "         retry, math.floor(left / 1000), c }\n");
+    "return { cost, free, wait, math.floor((left or 0) / 1000), c }\n");
 
 
 void
@@ -137,25 +138,31 @@ ngx_umami_counter_ask(ngx_umami_counter_rule_t *rule,
     ngx_umami_counter_t *counter, uint64_t now, uint64_t cost,
     ngx_umami_counter_verdict_t *verdict)
 {
-    uint64_t  used, limit;
+    uint64_t             used, limit;
+    ngx_umami_counter_t  charged;
 
+    charged = *counter;
     used = ngx_umami_counter_used(rule, counter, now);
     limit = rule->limit * NGX_UMAMI_COUNTER_ONE;
-    cost *= NGX_UMAMI_COUNTER_ONE;
 
-    verdict->allowed = (used + cost <= limit);
-    verdict->retry = 0;
+    verdict->allowed = (used + cost * NGX_UMAMI_COUNTER_ONE <= limit);
 
     if (verdict->allowed) {
-        used += cost;
-
-    } else {
-        verdict->retry = ngx_umami_counter_retry(rule, counter, now,
-                                                 used + cost - limit);
+        ngx_umami_counter_charge(rule, &charged, now, cost);
+        used += cost * NGX_UMAMI_COUNTER_ONE;
     }
 
     verdict->remaining = used < limit
                          ? (limit - used) / NGX_UMAMI_COUNTER_ONE : 0;
+
+    /* of what is allowed it is told when there is one more than remains */
+
+    if (verdict->allowed) {
+        cost = verdict->remaining + 1;
+    }
+
+    verdict->retry = ngx_umami_counter_retry(rule, &charged, now,
+                              used + cost * NGX_UMAMI_COUNTER_ONE - limit);
 }
 
 
@@ -198,7 +205,7 @@ ngx_umami_counter_used(ngx_umami_counter_rule_t *rule,
             return counter->a;
         }
 
-        refill = (double) (now - counter->time) / rule->period * rule->rate;
+        refill = (double) (now - counter->time) * rule->rate / rule->period;
 
         return refill < (double) counter->a ? counter->a - (uint64_t) refill
                                             : 0;
@@ -237,7 +244,7 @@ ngx_umami_counter_retry(ngx_umami_counter_rule_t *rule,
     if (rule->form == NGX_UMAMI_COUNTER_BUCKET) {
         wait = (double) over * rule->period / rule->rate;
 
-        return (uint64_t) (wait / 1000) + 1;
+        return ngx_umami_counter_ms(wait);
     }
 
     window = (double) rule->period * NGX_UMAMI_COUNTER_SECOND;
@@ -261,7 +268,7 @@ ngx_umami_counter_retry(ngx_umami_counter_rule_t *rule,
     fades = (uint64_t) (previous * (left / window));
 
     if (over <= fades) {
-        wait = over / previous * window;
+        wait = left - (fades - over) / previous * window;
 
     } else {
         wait = left + (over - fades) / ngx_max(present, 1) * window;
@@ -271,5 +278,24 @@ ngx_umami_counter_retry(ngx_umami_counter_rule_t *rule,
 
     wait = ngx_min(wait, window * 2);
 
-    return (uint64_t) (wait / 1000) + 1;
+    return ngx_umami_counter_ms(wait);
+}
+
+
+/* rounded up, so that it is true when it is over */
+
+static uint64_t
+ngx_umami_counter_ms(double microseconds)
+{
+    double    wait;
+    uint64_t  ms;
+
+    wait = microseconds / 1000;
+    ms = (uint64_t) wait;
+
+    if ((double) ms < wait) {
+        ms++;
+    }
+
+    return ngx_max(ms, 1);
 }

@@ -206,16 +206,13 @@ ngx_umami_lease_permits(ngx_umami_lease_t *lease)
 
 ngx_int_t
 ngx_umami_lease_take(ngx_umami_lease_t *lease, ngx_umami_local_ask_t *asks,
-    void **tags, ngx_uint_t *n, ngx_uint_t *decided,
-    ngx_umami_lease_wait_t *wait)
+    void **tags, ngx_uint_t *n, ngx_umami_lease_wait_t *wait)
 {
     void                   *tag;
     ngx_int_t               rc;
     ngx_uint_t              i, last, refused;
     ngx_umami_permit_t     *permit;
     ngx_umami_local_ask_t   ask;
-
-    *decided = 0;
 
     if (ngx_exiting || ngx_umami_lease_permits(lease) == NULL) {
         return NGX_OK;
@@ -258,28 +255,16 @@ ngx_umami_lease_take(ngx_umami_lease_t *lease, ngx_umami_local_ask_t *asks,
         refused = (!ask.verdict.allowed && !ask.dry_run);
     }
 
-    *decided = *n - last;
-    *n = last;
-
-    if (refused) {
-
-        /* nobody else is to be asked */
-
-        ngx_memmove(asks, &asks[last],
-                    *decided * sizeof(ngx_umami_local_ask_t));
-        ngx_memmove(tags, &tags[last], *decided * sizeof(void *));
-
-        *n = 0;
-    }
-
-    for (i = *n; i < *n + *decided; i++) {
+    for (i = last; i < *n; i++) {
         ngx_umami_stats_add(lease->stats, lease->decisions
                                           + !asks[i].verdict.allowed, 1);
     }
 
+    *n = last;
+
     ngx_umami_lease_arm(lease);
 
-    return NGX_OK;
+    return refused ? NGX_BUSY : NGX_OK;
 }
 
 
@@ -329,18 +314,19 @@ ngx_umami_lease_command(ngx_umami_lease_t *lease, ngx_umami_permit_t *permit,
     ngx_umami_redis_pt handler)
 {
     u_char                    *p;
-    u_char                     key[128], text[NGX_INT64_LEN * 7];
+    u_char                     key[192], text[NGX_INT64_LEN * 7];
     int64_t                    numbers[NGX_UMAMI_LEASE_ARGS - 1];
     ngx_str_t                  args[NGX_UMAMI_LEASE_ARGS];
     ngx_uint_t                 i;
     ngx_umami_redis_reason_e   reason;
 
-    if (permit->prefix->len + NGX_UMAMI_LOCAL_KEY * 2 > sizeof(key)) {
+    if (permit->prefix->len + NGX_UMAMI_LOCAL_KEY * 2 + 1 > sizeof(key)) {
         return NGX_ERROR;
     }
 
     p = ngx_cpymem(key, permit->prefix->data, permit->prefix->len);
     p = ngx_hex_dump(p, permit->key, NGX_UMAMI_LOCAL_KEY);
+    *p++ = '}';
 
     args[0].data = key;
     args[0].len = p - key;
@@ -450,6 +436,10 @@ ngx_umami_lease_settle(ngx_umami_lease_t *lease, ngx_umami_local_ask_t *asks,
     ngx_uint_t n, ngx_uint_t spent)
 {
     ngx_uint_t  i;
+
+    if (lease->permits == NULL) {
+        return;
+    }
 
     for (i = 0; i < n; i++) {
 

@@ -44,14 +44,14 @@ ngx_umami_lease_t *ngx_umami_lease_create(ngx_conf_t *cf,
 
 /*
  * Decides what can be decided here.  NGX_OK: asks[0] to asks[*n - 1] are left
- * to be asked, the *decided after them have a verdict; if that is enough to
- * refuse, *n is 0.  NGX_AGAIN: nothing is decided, and wait->handler, which the
- * caller has set, will be called: on NGX_UMAMI_REDIS_OK, this is called again.
- * The "tags" go along with the asks.
+ * to be asked, those after them have a verdict; NGX_BUSY: and that is enough to
+ * refuse.  NGX_AGAIN: nothing is decided, and wait->handler, which the caller
+ * has set, will be called: on NGX_UMAMI_REDIS_OK, this is called again.  The
+ * "tags" go along with the asks.
  */
 ngx_int_t ngx_umami_lease_take(ngx_umami_lease_t *lease,
     ngx_umami_local_ask_t *asks, void **tags, ngx_uint_t *n,
-    ngx_uint_t *decided, ngx_umami_lease_wait_t *wait);
+    ngx_umami_lease_wait_t *wait);
 
 /* the permits of these asks are spent, or put back: once for each take */
 void ngx_umami_lease_settle(ngx_umami_lease_t *lease,

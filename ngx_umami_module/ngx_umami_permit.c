@@ -16,6 +16,8 @@
 static ngx_uint_t ngx_umami_permit_hash(u_char *key);
 static ngx_umami_permit_t *ngx_umami_permit_lookup(
     ngx_umami_permits_t *permits, u_char *key);
+static uint64_t ngx_umami_permit_until(ngx_umami_permit_t *permit,
+    ngx_msec_t now);
 static uint64_t ngx_umami_permit_hot(ngx_umami_permits_t *permits, u_char *key,
     ngx_msec_t now);
 static ngx_umami_permit_t *ngx_umami_permit_add(ngx_umami_permits_t *permits,
@@ -106,7 +108,7 @@ ngx_umami_permit_take(ngx_umami_permits_t *permits,
             ask->verdict.allowed = 1;
             ask->verdict.remaining = p->lots[0].left + p->lots[1].left
                                      + p->remaining;
-            ask->verdict.retry = 0;
+            ask->verdict.retry = ngx_umami_permit_until(p, now);
 
             return NGX_OK;
         }
@@ -119,11 +121,8 @@ ngx_umami_permit_take(ngx_umami_permits_t *permits,
     if ((ngx_msec_int_t) (p->next - now) > 0) {
         ask->verdict.allowed = 0;
         ask->verdict.remaining = 0;
-        ask->verdict.retry = p->next - now;
-
-        if ((ngx_msec_int_t) (p->until - p->next) > 0) {
-            ask->verdict.retry = p->until - now;
-        }
+        ask->verdict.retry = ngx_max(ngx_umami_permit_until(p, now),
+                                     p->next - now);
 
         return NGX_OK;
     }
@@ -217,7 +216,7 @@ ngx_umami_permit_answer(ngx_umami_permits_t *permits,
 
     permit->remaining = grant->remaining;
     permit->next = now;
-    permit->until = now;
+    permit->until = permit->begun + grant->retry;
 
     if (grant->granted < permit->want) {
         permit->next = permit->debt
@@ -225,8 +224,6 @@ ngx_umami_permit_answer(ngx_umami_permits_t *permits,
     }
 
     if (grant->granted < permit->want && grant->remaining == 0) {
-        permit->until = permit->begun + grant->retry;
-
         told = permit->begun + ngx_min(grant->retry, NGX_UMAMI_PERMIT_MEMORY);
 
         if ((ngx_msec_int_t) (told - permit->next) > 0) {
@@ -341,6 +338,19 @@ ngx_umami_permit_lookup(ngx_umami_permits_t *permits, u_char *key)
     }
 
     return NULL;
+}
+
+
+/* milliseconds, until there is one more by Redis' word */
+
+static uint64_t
+ngx_umami_permit_until(ngx_umami_permit_t *permit, ngx_msec_t now)
+{
+    ngx_msec_int_t  time;
+
+    time = (ngx_msec_int_t) (permit->until - now);
+
+    return ngx_max(time, 1);
 }
 
 

@@ -48,6 +48,8 @@ http {
     umami_limit_rule  plain   key=$http_x_key rate=1r/d burst=9999;
     umami_limit_rule  few     key=$http_x_key rate=1r/h burst=29;
     umami_limit_rule  costly  key=$http_x_key rate=1r/d burst=199 lease=on;
+    umami_limit_rule  strict  key=$http_x_key rate=1r/d burst=9999 lease=on
+                              on_error=deny;
 
     keepalive_requests  100000;
 
@@ -60,6 +62,7 @@ http {
         location = /deep    { umami_limit deep; empty_gif; }
         location = /plain   { umami_limit plain; empty_gif; }
         location = /costly  { umami_limit costly; empty_gif; }
+        location = /strict  { umami_limit strict; empty_gif; }
 
         location = /both {
             umami_limit  few;
@@ -231,11 +234,14 @@ for (
     my $key = key();
     my $late = late($t);
 
-    hammer(0.3, 500, '/deep', $key, $t);
+    hammer(0.3, 500, $_, $key, $t) for qw{ /strict /deep };
     $redis->stop('KILL');
     my %got = hammer(0.6, 500, '/deep', $key, $t);
     is(join(' ', keys %got), 200, 'Redis is killed: requests pass');
     cmp_ok(late($t), '>', $late, 'Redis is killed: counted in shared memory');
+
+    %got = hammer(0.3, 300, '/strict', $key, $t);
+    is(join(' ', keys %got), 503, 'Redis is killed: a strict rule denies');
 
     $redis->start();
     warm($t);
@@ -482,7 +488,7 @@ sub commands {
 
 sub counted {
     my ($rule) = @_;
-    my @keys = grep { /^umami:$rule:/ } @{$redis->cli('KEYS', '*')};
+    my @keys = grep { /^umami:1:$rule:/ } @{$redis->cli('KEYS', '*')};
 
     die "not one counter of $rule: @keys\n" if @keys != 1;
     return int((split /:/, $redis->cli('GET', $keys[0]))[0] / 1_000_000 + 0.5);

@@ -168,7 +168,7 @@ lease_block(ngx_umami_counter_rule_t *rule, ngx_umami_counter_t *counter,
     uint64_t now, int64_t need, int64_t want, uint64_t number,
     ngx_umami_permit_grant_t *grant, int64_t *granted)
 {
-    int64_t                      room, more;
+    int64_t                      room;
     uint64_t                     window, back;
     ngx_umami_counter_t          before;
     ngx_umami_counter_verdict_t  verdict;
@@ -180,13 +180,11 @@ lease_block(ngx_umami_counter_rule_t *rule, ngx_umami_counter_t *counter,
 
     room = verdict.remaining;
     *granted = 0;
-    more = need;
 
     if (want >= 0) {
 
         if (need <= room) {
             *granted = ngx_max(need, ngx_min(want, (room + 1) / 2));
-            more = 1;
         }
 
         ngx_umami_counter_charge(rule, counter, now, *granted);
@@ -202,7 +200,10 @@ lease_block(ngx_umami_counter_rule_t *rule, ngx_umami_counter_t *counter,
     ngx_umami_counter_ask(rule, counter, now, 0, &verdict);
     grant->remaining = verdict.remaining;
 
-    ngx_umami_counter_ask(rule, counter, now, more, &verdict);
+    if (need > room) {
+        ngx_umami_counter_ask(rule, counter, now, need, &verdict);
+    }
+
     grant->retry = verdict.retry;
 
     grant->granted = *granted;
