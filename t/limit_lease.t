@@ -93,7 +93,7 @@ task($_, 2) for @tasks[0, 1];
 
 for (['over the limit' => 800, 500], ['under it' => 300, 280]) {
     my ($name, $demand, $least) = @$_;
-    limited("2 tasks, $name", $demand, 3, $least, @tasks[0, 1]);
+    limited("2 tasks, $name", $demand, 2, $least, @tasks[0, 1]);
 }
 
 # all that a counter holds is spent in the end, by whichever task, and no more
@@ -132,8 +132,8 @@ for (['over the limit' => 800, 500], ['under it' => 300, 280]) {
 
     sure(sub {
         my ($key) = @_;
-        hammer(0.5, 1000, '/costly', $key, $t);
-        hammer(0.5, 1000, '/costly', $key, $t);
+        hammer(0.3, 1500, '/costly', $key, $t);
+        hammer(0.3, 1500, '/costly', $key, $t);
         $retry = header(http_get('/costly', 'X-Key' => $key), 'Retry-After');
     }, $t);
 
@@ -149,11 +149,11 @@ for (['over the limit' => 800, 500], ['under it' => 300, 280]) {
         my ($key) = @_;
         $taken = lease($t, 'taken');
         $calls = commands();
-        http_get('/deep', 'X-Key' => $key), sleep(0.15) for 1 .. 8;
+        http_get('/deep', 'X-Key' => $key), sleep(0.12) for 1 .. 6;
         $calls = commands() - $calls;
     }, $t);
 
-    is($calls, 8, 'a cold key: each request asks');
+    is($calls, 6, 'a cold key: each request asks');
     is(lease($t, 'taken') - $taken, 0, 'a cold key: nothing is taken');
 }
 
