@@ -292,15 +292,23 @@ ngx_http_umami_cleanup(void *data)
 }
 
 
+/* of the request as it came, also when Umami's headers are in their place */
+
 ngx_table_elt_t *
 ngx_http_umami_header(ngx_http_request_t *r, ngx_uint_t hash,
     ngx_str_t *lowcase)
 {
-    ngx_uint_t        i;
-    ngx_list_part_t  *part;
-    ngx_table_elt_t  *h;
+    ngx_uint_t             i;
+    ngx_list_part_t       *part;
+    ngx_table_elt_t       *h;
+    ngx_http_umami_ctx_t  *ctx;
 
-    part = &r->headers_in.headers.part;
+    ctx = ngx_http_umami_get_ctx(r);
+
+    part = (ctx && ctx->headers_in && r == r->main)
+           ? &ctx->headers_in->headers.part
+           : &r->headers_in.headers.part;
+
     h = part->elts;
 
     for (i = 0; /* void */; i++) {
