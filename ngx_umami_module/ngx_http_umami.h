@@ -181,6 +181,7 @@ typedef struct {
 
     /* answer: why it is refused, and what is told with it */
     ngx_uint_t                  reason;
+    ngx_uint_t                  status;
     ngx_uint_t                  retry_after;  /* seconds, 0: not told */
     ngx_str_t                   allow;
     ngx_str_t                   body_text;  /* in place of the response's */

@@ -525,6 +525,13 @@ ngx_http_umami_client(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
     } else if (ngx_strcmp(value[1].data, "off") == 0) {
         uclcf->mode = NGX_HTTP_UMAMI_CLIENT_OFF;
 
+    } else if (ngx_strlchr(value[1].data, value[1].data + value[1].len, '=')) {
+
+        /* it is not quoted: it may be a secret */
+
+        return "begins with its mode: \"cloudfront\", \"forwarded\", "
+               "\"header\", \"peer\" or \"off\"";
+
     } else {
         ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
                            "unknown mode \"%V\" in \"umami_client\", it is "

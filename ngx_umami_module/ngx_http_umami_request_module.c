@@ -126,6 +126,20 @@ ngx_http_umami_precontent_handler(ngx_http_request_t *r)
         return NGX_AGAIN;
     }
 
+    if (ctx->reason && (ulcf->steps & NGX_HTTP_UMAMI_BEACON)) {
+
+        /* by an error_page: what was refused is not sent from elsewhere */
+
+        if (ctx->reason != NGX_HTTP_UMAMI_QUEUE_IS_FULL
+            && ctx->reason != NGX_HTTP_UMAMI_QUEUE_TIMED_OUT)
+        {
+            return ctx->status;
+        }
+
+        ctx->reason = NGX_HTTP_UMAMI_NO_REASON;
+        ctx->retry_after = 0;
+    }
+
     for (step = ngx_http_umami_steps; step->step; step++) {
 
         if (!(ulcf->steps & step->bit) || (ctx->taken & step->bit)) {

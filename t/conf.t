@@ -269,6 +269,8 @@ for (['cloudflare', 'unknown mode "cloudflare" in "umami_client", it is '
     ['forwarded trusted=10.0.0.0/8,', 'invalid network ""'],
     ['forwarded trusted=proxy', 'invalid network "proxy"'],
     ["forwarded trusted=::1 $long", 'has a parameter that its mode does not'],
+    ["$long trusted=10.0.0.0/8", 'begins with its mode: "cloudfront", '
+        . '"forwarded", "header", "peer" or "off"'],
     ['header', 'needs the name of the header, as in "umami_client header '
         . 'Fly-Client-IP"'],
     ['header trusted=10.0.0.0/8', 'needs the name of the header'],
