@@ -8,32 +8,7 @@
 #include <ngx_core.h>
 #include <ngx_http.h>
 #include "ngx_http_umami.h"
-
-
-/* how long a request waits for Redis, milliseconds */
-#define NGX_HTTP_UMAMI_LIMIT_BUDGET    5
-
-/* in one location: what one command to Redis holds */
-#define NGX_HTTP_UMAMI_LIMIT_MAX_RULES 16
-
-/* arguments of a key in ngx_umami_counter_lua */
-#define NGX_HTTP_UMAMI_LIMIT_ARGS      6
-
-#define NGX_HTTP_UMAMI_LIMIT_HEX       (NGX_UMAMI_LOCAL_KEY * 2)
-
-
-typedef struct {
-    ngx_str_t                      name;
-    ngx_http_umami_rule_t         *rule;      /* found when merging */
-    ngx_uint_t                     dry_run;
-} ngx_http_umami_limit_t;
-
-
-typedef struct {
-    ngx_uint_t                     script;
-    ngx_uint_t                     redis;     /* the first of the reasons' */
-    ngx_uint_t                     forgotten;
-} ngx_http_umami_limit_main_conf_t;
+#include "ngx_http_umami_limit_redis.h"
 
 
 typedef struct {
@@ -41,30 +16,10 @@ typedef struct {
 } ngx_http_umami_limit_loc_conf_t;
 
 
-/* one decision; lives in the request's pool */
-
-typedef struct {
-    ngx_http_umami_ctx_t          *ctx;
-    ngx_umami_redis_op_t          *op;        /* NULL: nothing is awaited */
-    ngx_uint_t                     n;
-    ngx_umami_local_ask_t         *asks;
-    ngx_http_umami_limit_t       **limits;
-} ngx_http_umami_limit_ctx_t;
-
-
 static ngx_int_t ngx_http_umami_limit_collect(ngx_http_request_t *r,
     ngx_http_umami_limit_ctx_t *lctx, ngx_array_t *limits);
-static ngx_int_t ngx_http_umami_limit_redis(ngx_http_request_t *r,
-    ngx_http_umami_limit_ctx_t *lctx);
-static void ngx_http_umami_limit_reply(void *data,
-    ngx_umami_redis_reply_t *reply);
-static void ngx_http_umami_limit_failed(ngx_http_request_t *r,
-    ngx_http_umami_limit_ctx_t *lctx, ngx_umami_redis_reason_e reason);
-static void ngx_http_umami_limit_local(ngx_http_request_t *r,
-    ngx_http_umami_limit_ctx_t *lctx);
 static ngx_int_t ngx_http_umami_limit_verdict(ngx_http_request_t *r,
     ngx_http_umami_limit_ctx_t *lctx);
-static void ngx_http_umami_limit_count(ngx_http_request_t *r, ngx_uint_t i);
 
 static ngx_int_t ngx_http_umami_limit_add_counters(ngx_conf_t *cf);
 static void *ngx_http_umami_limit_create_main_conf(ngx_conf_t *cf);
@@ -86,11 +41,6 @@ static ngx_umami_stats_family_t  ngx_http_umami_limit_redis_family = {
 static ngx_umami_stats_family_t  ngx_http_umami_limit_forgotten_family = {
     ngx_string("umami_limit_forgotten_total"),
     ngx_string("Counters that made room for others in a full umami_zone."), 0
-};
-
-
-static ngx_str_t  ngx_http_umami_limit_flags[] = {
-    ngx_string("0"), ngx_string("1")
 };
 
 
@@ -179,7 +129,7 @@ ngx_http_umami_limit_step(ngx_http_request_t *r, ngx_http_umami_ctx_t *ctx)
         }
 
     } else {
-        ngx_http_umami_limit_local(r, lctx);
+        ngx_http_umami_limit_local(r, lctx->asks, lctx->n);
     }
 
     return ngx_http_umami_limit_verdict(r, lctx);
@@ -253,133 +203,9 @@ ngx_http_umami_limit_collect(ngx_http_request_t *r,
 }
 
 
-static ngx_int_t
-ngx_http_umami_limit_redis(ngx_http_request_t *r,
-    ngx_http_umami_limit_ctx_t *lctx)
-{
-    u_char                            *p;
-    size_t                             len;
-    ngx_str_t                         *args, *arg, *key;
-    ngx_uint_t                         i, j;
-    ngx_http_umami_rule_t             *lr;
-    ngx_umami_redis_reason_e           reason;
-    ngx_http_umami_main_conf_t        *umcf;
-    ngx_http_umami_limit_main_conf_t  *ulmcf;
-
-    umcf = ngx_http_get_module_main_conf(r, ngx_umami_module);
-    ulmcf = ngx_http_get_module_main_conf(r, ngx_http_umami_limit_module);
-
-    len = lctx->n * ((1 + NGX_HTTP_UMAMI_LIMIT_ARGS) * sizeof(ngx_str_t)
-                     + NGX_HTTP_UMAMI_LIMIT_HEX + NGX_INT64_LEN);
-
-    for (i = 0; i < lctx->n; i++) {
-        len += lctx->limits[i]->rule->prefix.len;
-    }
-
-    args = ngx_palloc(r->pool, len);
-    if (args == NULL) {
-        ngx_http_umami_limit_local(r, lctx);
-        return NGX_OK;
-    }
-
-    key = args;
-    arg = args + lctx->n;
-    p = (u_char *) (arg + lctx->n * NGX_HTTP_UMAMI_LIMIT_ARGS);
-
-    for (i = 0; i < lctx->n; i++) {
-
-        lr = lctx->limits[i]->rule;
-
-        key->data = p;
-        p = ngx_cpymem(p, lr->prefix.data, lr->prefix.len);
-        p = ngx_hex_dump(p, lctx->asks[i].key, NGX_UMAMI_LOCAL_KEY);
-        key->len = p - key->data;
-        key++;
-
-        arg->data = p;
-        p = ngx_sprintf(p, "%uL", lctx->asks[i].cost);
-        arg->len = p - arg->data;
-        arg++;
-
-        for (j = 0; j < 4; j++) {
-            *arg++ = lr->args[j];
-        }
-
-        *arg++ = ngx_http_umami_limit_flags[lctx->limits[i]->dry_run];
-    }
-
-    lctx->op = ngx_umami_redis_eval(umcf->redis, ulmcf->script, lctx->n,
-                                    lctx->n * (1 + NGX_HTTP_UMAMI_LIMIT_ARGS),
-                                    args, NGX_HTTP_UMAMI_LIMIT_BUDGET,
-                                    ngx_http_umami_limit_reply, lctx, &reason);
-
-    if (lctx->op == NULL) {
-        ngx_http_umami_limit_failed(r, lctx, reason);
-        return NGX_OK;
-    }
-
-    return NGX_AGAIN;
-}
-
-
-static void
-ngx_http_umami_limit_reply(void *data, ngx_umami_redis_reply_t *reply)
-{
-    ngx_http_umami_limit_ctx_t *lctx = data;
-
-    int64_t                           *integers;
-    ngx_uint_t                         i;
-    ngx_http_request_t                *r;
-    ngx_umami_counter_verdict_t       *verdict;
-    ngx_http_umami_limit_main_conf_t  *ulmcf;
-
-    r = lctx->ctx->request;
-    lctx->op = NULL;
-
-    if (reply->reason == NGX_UMAMI_REDIS_OK
-        && reply->nintegers == lctx->n * 3)
-    {
-        integers = reply->integers;
-
-        for (i = 0; i < lctx->n; i++) {
-            verdict = &lctx->asks[i].verdict;
-
-            verdict->allowed = (*integers++ != 0);
-            verdict->remaining = *integers++;
-            verdict->retry = *integers++;
-        }
-
-        ulmcf = ngx_http_get_module_main_conf(r, ngx_http_umami_limit_module);
-
-        ngx_http_umami_limit_count(r, ulmcf->redis);
-
-    } else {
-        ngx_http_umami_limit_failed(r, lctx,
-                                    reply->reason ? reply->reason
-                                                  : NGX_UMAMI_REDIS_PROTOCOL);
-    }
-
-    ngx_http_umami_resume(lctx->ctx);
-}
-
-
-static void
-ngx_http_umami_limit_failed(ngx_http_request_t *r,
-    ngx_http_umami_limit_ctx_t *lctx, ngx_umami_redis_reason_e reason)
-{
-    ngx_http_umami_limit_main_conf_t  *ulmcf;
-
-    ulmcf = ngx_http_get_module_main_conf(r, ngx_http_umami_limit_module);
-
-    ngx_http_umami_limit_count(r, ulmcf->redis + reason);
-
-    ngx_http_umami_limit_local(r, lctx);
-}
-
-
-static void
+void
 ngx_http_umami_limit_local(ngx_http_request_t *r,
-    ngx_http_umami_limit_ctx_t *lctx)
+    ngx_umami_local_ask_t *asks, ngx_uint_t n)
 {
     uint64_t                           now;
     ngx_uint_t                         forgotten;
@@ -393,7 +219,7 @@ ngx_http_umami_limit_local(ngx_http_request_t *r,
 
     now = (uint64_t) ngx_current_msec * 1000;
 
-    forgotten = ngx_umami_local_ask(umcf->local, lctx->asks, lctx->n, now);
+    forgotten = ngx_umami_local_ask(umcf->local, asks, n, now);
 
     if (forgotten) {
         ngx_umami_stats_add(umcf->stats, ulmcf->forgotten, forgotten);
@@ -444,7 +270,7 @@ ngx_http_umami_limit_verdict(ngx_http_request_t *r,
 }
 
 
-static void
+void
 ngx_http_umami_limit_count(ngx_http_request_t *r, ngx_uint_t i)
 {
     ngx_http_umami_main_conf_t  *umcf;
@@ -452,20 +278,6 @@ ngx_http_umami_limit_count(ngx_http_request_t *r, ngx_uint_t i)
     umcf = ngx_http_get_module_main_conf(r, ngx_umami_module);
 
     ngx_umami_stats_add(umcf->stats, i, 1);
-}
-
-
-void
-ngx_http_umami_limit_cleanup(ngx_http_umami_ctx_t *ctx)
-{
-    ngx_http_umami_limit_ctx_t  *lctx;
-
-    lctx = ctx->limit;
-
-    if (lctx && lctx->op) {
-        ngx_umami_redis_detach(lctx->op);
-        lctx->op = NULL;
-    }
 }
 
 
