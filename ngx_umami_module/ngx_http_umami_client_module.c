@@ -11,6 +11,11 @@
 #include "ngx_umami_address.h"
 
 
+/* of the network that an IPv6 visitor is told apart by, bits */
+#define NGX_HTTP_UMAMI_CLIENT_PREFIX      64
+#define NGX_HTTP_UMAMI_CLIENT_MIN_PREFIX  32
+
+
 typedef enum {
     NGX_HTTP_UMAMI_CLIENT_OFF = 0,
     NGX_HTTP_UMAMI_CLIENT_PEER,
@@ -27,24 +32,36 @@ typedef struct {
     ngx_str_t        header;       /* in lower case */
     ngx_uint_t       header_hash;
     ngx_flag_t       refuse;       /* what the edge did not prove */
+    ngx_uint_t       ipv6_prefix;
 } ngx_http_umami_client_loc_conf_t;
 
 
 typedef struct {
     ngx_uint_t       verify_hash;
     ngx_uint_t       viewer_hash;
+    ngx_uint_t       forwarded_hash;
 } ngx_http_umami_client_main_conf_t;
+
+
+/* a place in the list of a request's headers */
+
+typedef struct {
+    ngx_list_part_t  *part;
+    ngx_uint_t        i;
+} ngx_http_umami_client_lines_t;
 
 
 static ngx_uint_t ngx_http_umami_client_proven(ngx_http_request_t *r,
     ngx_http_umami_client_loc_conf_t *uclcf);
 static ngx_int_t ngx_http_umami_client_cloudfront(ngx_http_request_t *r,
     ngx_sockaddr_t *address);
-static void ngx_http_umami_client_forwarded(ngx_http_request_t *r,
-    ngx_http_umami_client_loc_conf_t *uclcf, ngx_addr_t *addr);
-static ngx_int_t ngx_http_umami_client_variable(ngx_http_request_t *r,
-    ngx_http_variable_value_t *v, uintptr_t data);
-static ngx_int_t ngx_http_umami_client_add_variables(ngx_conf_t *cf);
+static ngx_int_t ngx_http_umami_client_forwarded(ngx_http_request_t *r,
+    ngx_http_umami_client_loc_conf_t *uclcf, ngx_sockaddr_t *address);
+static ngx_table_elt_t *ngx_http_umami_client_single(ngx_http_request_t *r,
+    ngx_uint_t hash, ngx_str_t *name);
+static ngx_table_elt_t *ngx_http_umami_client_next(
+    ngx_http_umami_client_lines_t *lines, ngx_uint_t hash, ngx_str_t *name);
+static ngx_int_t ngx_http_umami_client_preconfiguration(ngx_conf_t *cf);
 static void *ngx_http_umami_client_create_main_conf(ngx_conf_t *cf);
 static void *ngx_http_umami_client_create_loc_conf(ngx_conf_t *cf);
 static char *ngx_http_umami_client_merge_loc_conf(ngx_conf_t *cf, void *parent,
@@ -59,20 +76,14 @@ static char *ngx_http_umami_client_trusted(ngx_conf_t *cf,
     ngx_http_umami_client_loc_conf_t *uclcf, ngx_str_t *list);
 static char *ngx_http_umami_client_secret(ngx_conf_t *cf,
     ngx_http_umami_client_loc_conf_t *uclcf, ngx_str_t *secret);
+static char *ngx_http_umami_client_prefix(ngx_conf_t *cf,
+    ngx_http_umami_client_loc_conf_t *uclcf, ngx_str_t *bits);
 
 
 static ngx_str_t  ngx_http_umami_client_verify = ngx_string("x-origin-verify");
 static ngx_str_t  ngx_http_umami_client_viewer =
     ngx_string("cloudfront-viewer-address");
-
-
-static ngx_http_variable_t  ngx_http_umami_client_vars[] = {
-
-    { ngx_string("umami_client"), NULL, ngx_http_umami_client_variable, 0,
-      NGX_HTTP_VAR_NOCACHEABLE, 0 },
-
-      ngx_http_null_variable
-};
+static ngx_str_t  ngx_http_umami_client_xff = ngx_string("x-forwarded-for");
 
 
 static ngx_command_t  ngx_http_umami_client_commands[] = {
@@ -89,7 +100,7 @@ static ngx_command_t  ngx_http_umami_client_commands[] = {
 
 
 static ngx_http_module_t  ngx_http_umami_client_module_ctx = {
-    ngx_http_umami_client_add_variables,   /* preconfiguration */
+    ngx_http_umami_client_preconfiguration,   /* preconfiguration */
     NULL,                                  /* postconfiguration */
 
     ngx_http_umami_client_create_main_conf, /* create main configuration */
@@ -135,15 +146,16 @@ ngx_http_umami_client_step(ngx_http_request_t *r, ngx_http_umami_ctx_t *ctx)
 }
 
 
-/* fills in ctx->client, which stays empty where the peer has no address */
+/* fills in ctx->client and ctx->network, empty where the peer has no address */
 
 ngx_int_t
 ngx_http_umami_client_address(ngx_http_request_t *r, ngx_http_umami_ctx_t *ctx)
 {
     u_char                            *p;
     ngx_int_t                          rc;
-    ngx_addr_t                         addr;
+    socklen_t                          socklen;
     ngx_sockaddr_t                     address;
+    struct sockaddr                   *sockaddr;
     ngx_table_elt_t                   *h;
     ngx_http_umami_client_loc_conf_t  *uclcf;
 
@@ -151,22 +163,17 @@ ngx_http_umami_client_address(ngx_http_request_t *r, ngx_http_umami_ctx_t *ctx)
 
     /* the headers that tell it are there until Umami's take their place */
 
-    if (ctx->client.data
-        && (ctx->client_conf == uclcf
-            || (ctx->cleaned & NGX_HTTP_UMAMI_CLEAN_IDENTITY)))
-    {
+    if (ctx->client.data && (ctx->client_conf == uclcf || ctx->headers_in)) {
         return NGX_OK;
     }
 
-    p = ngx_pnalloc(r->pool, NGX_INET6_ADDRSTRLEN);
+    p = ngx_pnalloc(r->pool, NGX_INET6_ADDRSTRLEN + NGX_UMAMI_NETWORK_LEN);
     if (p == NULL) {
         return NGX_ERROR;
     }
 
     ctx->client_conf = uclcf;
-
-    addr.sockaddr = r->connection->sockaddr;
-    addr.socklen = r->connection->socklen;
+    ctx->proven = 0;
 
     rc = NGX_DECLINED;
 
@@ -185,15 +192,15 @@ ngx_http_umami_client_address(ngx_http_request_t *r, ngx_http_umami_ctx_t *ctx)
     case NGX_HTTP_UMAMI_CLIENT_FORWARDED:
 
         if (rc != NGX_OK && uclcf->trusted) {
-            ngx_http_umami_client_forwarded(r, uclcf, &addr);
+            rc = ngx_http_umami_client_forwarded(r, uclcf, &address);
         }
 
         break;
 
     case NGX_HTTP_UMAMI_CLIENT_HEADER:
 
-        h = ngx_http_umami_header(r, uclcf->header_hash, &uclcf->header);
-
+        h = ngx_http_umami_client_single(r, uclcf->header_hash,
+                                         &uclcf->header);
         if (h) {
             rc = ngx_umami_address_parse(&h->value, 0, &address);
         }
@@ -204,13 +211,29 @@ ngx_http_umami_client_address(ngx_http_request_t *r, ngx_http_umami_ctx_t *ctx)
         break;
     }
 
+    sockaddr = r->connection->sockaddr;
+    socklen = r->connection->socklen;
+
     if (rc == NGX_OK) {
-        addr.sockaddr = &address.sockaddr;
-        addr.socklen = sizeof(ngx_sockaddr_t);
+        sockaddr = &address.sockaddr;
+        socklen = sizeof(ngx_sockaddr_t);
     }
 
-    ctx->client.len = ngx_umami_address_text(addr.sockaddr, addr.socklen, p);
     ctx->client.data = p;
+    ctx->client.len = ngx_umami_address_text(sockaddr, socklen, p);
+
+    ctx->network = ctx->client;
+
+    if (ngx_strlchr(p, p + ctx->client.len, ':')) {
+
+        p += NGX_INET6_ADDRSTRLEN;
+
+        ctx->network.data = p;
+        ctx->network.len = ngx_umami_address_network(sockaddr, socklen,
+                                                     uclcf->ipv6_prefix, p);
+    }
+
+    ngx_str_null(&ctx->client_id);
 
     return NGX_OK;
 }
@@ -227,8 +250,8 @@ ngx_http_umami_client_proven(ngx_http_request_t *r,
 
     ucmcf = ngx_http_get_module_main_conf(r, ngx_http_umami_client_module);
 
-    h = ngx_http_umami_header(r, ucmcf->verify_hash,
-                              &ngx_http_umami_client_verify);
+    h = ngx_http_umami_client_single(r, ucmcf->verify_hash,
+                                     &ngx_http_umami_client_verify);
     if (h == NULL) {
         return 0;
     }
@@ -255,8 +278,8 @@ ngx_http_umami_client_cloudfront(ngx_http_request_t *r,
 
     ucmcf = ngx_http_get_module_main_conf(r, ngx_http_umami_client_module);
 
-    h = ngx_http_umami_header(r, ucmcf->viewer_hash,
-                              &ngx_http_umami_client_viewer);
+    h = ngx_http_umami_client_single(r, ucmcf->viewer_hash,
+                                     &ngx_http_umami_client_viewer);
     if (h == NULL) {
         return NGX_DECLINED;
     }
@@ -265,73 +288,99 @@ ngx_http_umami_client_cloudfront(ngx_http_request_t *r,
 }
 
 
-/*
- * From the right, past trusted proxies, as nginx's realip module walks; what
- * is not an address ends the walk.
- */
+/* all lines are one list, whose brackets nginx's own walk does not take */
 
-static void
+static ngx_int_t
 ngx_http_umami_client_forwarded(ngx_http_request_t *r,
-    ngx_http_umami_client_loc_conf_t *uclcf, ngx_addr_t *addr)
+    ngx_http_umami_client_loc_conf_t *uclcf, ngx_sockaddr_t *address)
 {
-#if (NGX_HTTP_UMAMI_LINKED_HEADERS)
-
-    if (r->headers_in.x_forwarded_for) {
-        (void) ngx_http_get_forwarded_addr(r, addr,
-                                           r->headers_in.x_forwarded_for,
-                                           NULL, uclcf->trusted, 1);
-    }
-
-#else
-
-    if (r->headers_in.x_forwarded_for.nelts) {
-        (void) ngx_http_get_forwarded_addr(r, addr,
-                                           &r->headers_in.x_forwarded_for,
-                                           NULL, uclcf->trusted, 1);
-    }
-
-#endif
-}
-
-
-static ngx_int_t
-ngx_http_umami_client_variable(ngx_http_request_t *r,
-    ngx_http_variable_value_t *v, uintptr_t data)
-{
-    ngx_http_umami_ctx_t  *ctx;
-
-    ctx = ngx_http_umami_add_ctx(r);
-
-    if (ctx == NULL || ngx_http_umami_client_address(r->main, ctx) != NGX_OK) {
-        return NGX_ERROR;
-    }
-
-    v->data = ctx->client.data;
-    v->len = ctx->client.len;
-    v->valid = 1;
-    v->no_cacheable = 0;
-    v->not_found = 0;
-
-    return NGX_OK;
-}
-
-
-static ngx_int_t
-ngx_http_umami_client_add_variables(ngx_conf_t *cf)
-{
-    ngx_http_variable_t                *var, *v;
+    ngx_int_t                           rc;
+    ngx_table_elt_t                    *h;
+    ngx_http_umami_client_lines_t       lines;
     ngx_http_umami_client_main_conf_t  *ucmcf;
 
-    for (v = ngx_http_umami_client_vars; v->name.len; v++) {
+    rc = NGX_DECLINED;
 
-        var = ngx_http_add_variable(cf, &v->name, v->flags);
-        if (var == NULL) {
-            return NGX_ERROR;
+    if (ngx_cidr_match(r->connection->sockaddr, uclcf->trusted) != NGX_OK) {
+        return rc;
+    }
+
+    ucmcf = ngx_http_get_module_main_conf(r, ngx_http_umami_client_module);
+
+    lines.part = &r->headers_in.headers.part;
+    lines.i = 0;
+
+    for ( ;; ) {
+        h = ngx_http_umami_client_next(&lines, ucmcf->forwarded_hash,
+                                       &ngx_http_umami_client_xff);
+        if (h == NULL) {
+            return rc;
         }
 
-        var->get_handler = v->get_handler;
-        var->data = v->data;
+        rc = ngx_umami_address_forwarded(&h->value, uclcf->trusted, rc,
+                                         address);
     }
+}
+
+
+/* an edge sends its headers once: of two, one may be the visitor's */
+
+static ngx_table_elt_t *
+ngx_http_umami_client_single(ngx_http_request_t *r, ngx_uint_t hash,
+    ngx_str_t *name)
+{
+    ngx_table_elt_t                *h;
+    ngx_http_umami_client_lines_t   lines;
+
+    lines.part = &r->headers_in.headers.part;
+    lines.i = 0;
+
+    h = ngx_http_umami_client_next(&lines, hash, name);
+
+    if (h && ngx_http_umami_client_next(&lines, hash, name)) {
+        return NULL;
+    }
+
+    return h;
+}
+
+
+static ngx_table_elt_t *
+ngx_http_umami_client_next(ngx_http_umami_client_lines_t *lines,
+    ngx_uint_t hash, ngx_str_t *name)
+{
+    ngx_table_elt_t  *h;
+
+    for ( ;; ) {
+
+        if (lines->i >= lines->part->nelts) {
+            if (lines->part->next == NULL) {
+                return NULL;
+            }
+
+            lines->part = lines->part->next;
+            lines->i = 0;
+
+            continue;
+        }
+
+        h = lines->part->elts;
+        h += lines->i++;
+
+        if (h->hash == hash
+            && h->key.len == name->len
+            && ngx_strncmp(h->lowcase_key, name->data, name->len) == 0)
+        {
+            return h;
+        }
+    }
+}
+
+
+static ngx_int_t
+ngx_http_umami_client_preconfiguration(ngx_conf_t *cf)
+{
+    ngx_http_umami_client_main_conf_t  *ucmcf;
 
     ucmcf = ngx_http_conf_get_module_main_conf(cf,
                                                ngx_http_umami_client_module);
@@ -340,6 +389,8 @@ ngx_http_umami_client_add_variables(ngx_conf_t *cf)
                                       ngx_http_umami_client_verify.len);
     ucmcf->viewer_hash = ngx_hash_key(ngx_http_umami_client_viewer.data,
                                       ngx_http_umami_client_viewer.len);
+    ucmcf->forwarded_hash = ngx_hash_key(ngx_http_umami_client_xff.data,
+                                         ngx_http_umami_client_xff.len);
 
     return NGX_OK;
 }
@@ -381,6 +432,10 @@ ngx_http_umami_client_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
     }
 
     ngx_conf_init_uint_value(conf->mode, NGX_HTTP_UMAMI_CLIENT_OFF);
+
+    if (conf->ipv6_prefix == 0) {
+        conf->ipv6_prefix = NGX_HTTP_UMAMI_CLIENT_PREFIX;
+    }
 
     if (conf->mode == NGX_HTTP_UMAMI_CLIENT_OFF) {
         return NGX_CONF_OK;
@@ -496,6 +551,15 @@ ngx_http_umami_client_parameter(ngx_conf_t *cf,
         s.len = value->len - 7;
 
         return ngx_http_umami_client_secret(cf, uclcf, &s);
+    }
+
+    if (ngx_strncmp(value->data, "ipv6_prefix=", 12) == 0
+        && uclcf->mode != NGX_HTTP_UMAMI_CLIENT_OFF)
+    {
+        s.data = value->data + 12;
+        s.len = value->len - 12;
+
+        return ngx_http_umami_client_prefix(cf, uclcf, &s);
     }
 
     if (ngx_strcmp(value->data, "unproven=refuse") == 0 && cloudfront) {
@@ -616,6 +680,7 @@ static char *
 ngx_http_umami_client_secret(ngx_conf_t *cf,
     ngx_http_umami_client_loc_conf_t *uclcf, ngx_str_t *secret)
 {
+    u_char     *p, *last;
     ngx_str_t  *s;
 
     if (ngx_http_umami_value(cf, secret) != NGX_OK) {
@@ -625,6 +690,16 @@ ngx_http_umami_client_secret(ngx_conf_t *cf,
     if (secret->len < 16) {
         return "has a secret that is too short: at least 16 characters are "
                "needed, for example from \"openssl rand -hex 32\"";
+    }
+
+    last = secret->data + secret->len;
+
+    for (p = secret->data; p < last; p++) {
+
+        if (*p <= ' ' || *p == 0x7f) {
+            return "has a secret with white space or a control character in "
+                   "it, perhaps a line's end, which headers do not carry";
+        }
     }
 
     if (uclcf->secrets == NULL) {
@@ -640,6 +715,31 @@ ngx_http_umami_client_secret(ngx_conf_t *cf,
     }
 
     *s = *secret;
+
+    return NGX_CONF_OK;
+}
+
+
+static char *
+ngx_http_umami_client_prefix(ngx_conf_t *cf,
+    ngx_http_umami_client_loc_conf_t *uclcf, ngx_str_t *bits)
+{
+    ngx_int_t  prefix;
+
+    if (uclcf->ipv6_prefix) {
+        return "has \"ipv6_prefix=\" twice";
+    }
+
+    prefix = ngx_atoi(bits->data, bits->len);
+
+    if (prefix < NGX_HTTP_UMAMI_CLIENT_MIN_PREFIX || prefix > 128) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "invalid \"ipv6_prefix=%V\" in \"umami_client\", it "
+                           "is a number of bits from 32 to 128", bits);
+        return NGX_CONF_ERROR;
+    }
+
+    uclcf->ipv6_prefix = prefix;
 
     return NGX_CONF_OK;
 }

@@ -22,6 +22,7 @@ static ngx_int_t ngx_http_umami_rule_check_name(ngx_conf_t *cf,
     ngx_str_t *name);
 static ngx_int_t ngx_http_umami_rule_key(ngx_conf_t *cf,
     ngx_http_umami_rule_t *lr, ngx_str_t *value);
+static ngx_int_t ngx_http_umami_rule_network(ngx_conf_t *cf, ngx_str_t *key);
 static ngx_int_t ngx_http_umami_rule_prepare(ngx_conf_t *cf,
     ngx_http_umami_rule_t *lr);
 static void *ngx_http_umami_rule_create_main_conf(ngx_conf_t *cf);
@@ -209,6 +210,10 @@ ngx_http_umami_rule_key(ngx_conf_t *cf, ngx_http_umami_rule_t *lr,
         return NGX_ERROR;
     }
 
+    if (ngx_http_umami_rule_network(cf, &key) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
     ngx_memzero(&ccv, sizeof(ngx_http_compile_complex_value_t));
 
     ccv.cf = cf;
@@ -216,6 +221,73 @@ ngx_http_umami_rule_key(ngx_conf_t *cf, ngx_http_umami_rule_t *lr,
     ccv.complex_value = &lr->key;
 
     return ngx_http_compile_complex_value(&ccv);
+}
+
+
+/*
+ * Who has one address of IPv6 has as many as there are in a network, each with
+ * a full bucket: in a key, $umami_client means $umami_client_network.
+ */
+
+static ngx_int_t
+ngx_http_umami_rule_network(ngx_conf_t *cf, ngx_str_t *key)
+{
+    u_char      *p, *last, *dst, *name;
+    ngx_str_t    client, suffix;
+    ngx_uint_t   brace, more;
+
+    ngx_str_set(&client, "umami_client");
+    ngx_str_set(&suffix, "_network");
+
+    p = key->data;
+    last = p + key->len;
+
+    dst = ngx_pnalloc(cf->pool,
+                      key->len + (key->len / client.len) * suffix.len);
+    if (dst == NULL) {
+        return NGX_ERROR;
+    }
+
+    key->data = dst;
+
+    while (p < last) {
+
+        *dst++ = *p;
+
+        if (*p++ != '$') {
+            continue;
+        }
+
+        brace = (p < last && *p == '{');
+        name = p + brace;
+
+        if ((size_t) (last - name) < client.len
+            || ngx_strncasecmp(name, client.data, client.len) != 0)
+        {
+            continue;
+        }
+
+        name += client.len;
+
+        /* the name of a longer one */
+
+        more = name < last
+               && ((*name >= 'A' && *name <= 'Z')
+                   || (*name >= 'a' && *name <= 'z')
+                   || (*name >= '0' && *name <= '9') || *name == '_');
+
+        if (more) {
+            continue;
+        }
+
+        dst = ngx_cpymem(dst, p, name - p);
+        dst = ngx_cpymem(dst, suffix.data, suffix.len);
+        p = name;
+    }
+
+    key->len = dst - key->data;
+
+    return NGX_OK;
 }
 
 

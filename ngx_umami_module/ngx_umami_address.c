@@ -9,17 +9,19 @@
 #include "ngx_umami_address.h"
 
 
+static ngx_int_t ngx_umami_address_port(u_char *p, u_char *last);
+static ngx_int_t ngx_umami_address_ip(u_char *p, u_char *last,
+    ngx_sockaddr_t *address);
+
+
 ngx_int_t
 ngx_umami_address_parse(ngx_str_t *text, ngx_uint_t port,
     ngx_sockaddr_t *address)
 {
-    u_char     *p, *last, *colon;
-    in_addr_t   v4;
+    u_char  *p, *last, *colon;
 
     p = text->data;
     last = p + text->len;
-
-    ngx_memzero(address, sizeof(ngx_sockaddr_t));
 
     if (p < last && *p == '[') {
         p++;
@@ -29,9 +31,13 @@ ngx_umami_address_parse(ngx_str_t *text, ngx_uint_t port,
             return NGX_DECLINED;
         }
 
-        if (colon + 1 < last
-            && (colon[1] != ':'
-                || ngx_atoi(colon + 2, last - colon - 2) == NGX_ERROR))
+        if (colon + 1 == last) {
+            if (port) {
+                return NGX_DECLINED;
+            }
+
+        } else if (colon[1] != ':'
+                   || ngx_umami_address_port(colon + 2, last) != NGX_OK)
         {
             return NGX_DECLINED;
         }
@@ -49,7 +55,7 @@ ngx_umami_address_parse(ngx_str_t *text, ngx_uint_t port,
         if (colon > p
             && (port || ngx_strlchr(p, colon - 1, ':') == NULL))
         {
-            if (ngx_atoi(colon, last - colon) == NGX_ERROR) {
+            if (ngx_umami_address_port(colon, last) != NGX_OK) {
                 return NGX_DECLINED;
             }
 
@@ -60,33 +66,128 @@ ngx_umami_address_parse(ngx_str_t *text, ngx_uint_t port,
         }
     }
 
+    return ngx_umami_address_ip(p, last, address);
+}
+
+
+static ngx_int_t
+ngx_umami_address_port(u_char *p, u_char *last)
+{
+    ngx_int_t  port;
+
+    port = ngx_atoi(p, last - p);
+
+    return (port < 1 || port > 65535) ? NGX_DECLINED : NGX_OK;
+}
+
+
+/* inet_pton() takes nothing but the usual forms, which ngx_inet_addr() does */
+
+static ngx_int_t
+ngx_umami_address_ip(u_char *p, u_char *last, ngx_sockaddr_t *address)
+{
+    int               family;
+    void             *addr;
+    char              text[NGX_INET6_ADDRSTRLEN + 1];
+#if (NGX_HAVE_INET6)
+    struct in6_addr   in6;
+#endif
+
+    if ((size_t) (last - p) > NGX_INET6_ADDRSTRLEN
+        || ngx_strlchr(p, last, '\0'))
+    {
+        return NGX_DECLINED;
+    }
+
+    *ngx_cpymem(text, p, last - p) = '\0';
+
+    ngx_memzero(address, sizeof(ngx_sockaddr_t));
+
+    family = AF_INET;
+    addr = &address->sockaddr_in.sin_addr;
+
+#if (NGX_HAVE_INET6)
+    if (ngx_strlchr(p, last, ':')) {
+        family = AF_INET6;
+        addr = &in6;
+    }
+#endif
+
+    if (inet_pton(family, text, addr) != 1) {
+        return NGX_DECLINED;
+    }
+
+    address->sockaddr.sa_family = family;
+
 #if (NGX_HAVE_INET6)
 
-    if (ngx_strlchr(p, last, ':')) {
+    if (family == AF_INET6 && IN6_IS_ADDR_V4MAPPED(&in6)) {
+        address->sockaddr.sa_family = AF_INET;
+        ngx_memcpy(&address->sockaddr_in.sin_addr, &in6.s6_addr[12], 4);
 
-        if (ngx_inet6_addr(p, last - p, address->sockaddr_in6.sin6_addr.s6_addr)
-            != NGX_OK)
-        {
-            return NGX_DECLINED;
-        }
-
-        address->sockaddr_in6.sin6_family = AF_INET6;
-
-        return NGX_OK;
+    } else if (family == AF_INET6) {
+        address->sockaddr_in6.sin6_addr = in6;
     }
 
 #endif
 
-    v4 = ngx_inet_addr(p, last - p);
+    return NGX_OK;
+}
 
-    if (v4 == INADDR_NONE) {
-        return NGX_DECLINED;
+
+ngx_int_t
+ngx_umami_address_forwarded(ngx_str_t *line, ngx_array_t *trusted,
+    ngx_int_t rc, ngx_sockaddr_t *address)
+{
+    u_char          *p, *last;
+    ngx_str_t        text;
+    ngx_uint_t       passed;
+    ngx_sockaddr_t   hop, next;
+
+    p = line->data + line->len;
+    passed = 0;
+
+    for ( ;; ) {
+
+        while (p > line->data && (p[-1] == ',' || p[-1] == ' ')) {
+            p--;
+        }
+
+        if (p == line->data) {
+            break;
+        }
+
+        last = p;
+
+        while (p > line->data && p[-1] != ',' && p[-1] != ' ') {
+            p--;
+        }
+
+        text.data = p;
+        text.len = last - p;
+
+        if (ngx_umami_address_parse(&text, 0, &next) != NGX_OK) {
+            rc = NGX_DECLINED;
+            break;
+        }
+
+        hop = next;
+        passed = 1;
+
+        if (ngx_cidr_match(&hop.sockaddr, trusted) != NGX_OK) {
+            rc = NGX_DECLINED;
+            break;
+        }
     }
 
-    address->sockaddr_in.sin_family = AF_INET;
-    address->sockaddr_in.sin_addr.s_addr = v4;
+    /* where all are trusted, it is who the lines before have found */
 
-    return NGX_OK;
+    if (passed && rc != NGX_OK) {
+        *address = hop;
+        return NGX_OK;
+    }
+
+    return rc;
 }
 
 
@@ -124,4 +225,36 @@ ngx_umami_address_text(struct sockaddr *sa, socklen_t len, u_char *p)
     default:
         return 0;
     }
+}
+
+
+size_t
+ngx_umami_address_network(struct sockaddr *sa, socklen_t len,
+    ngx_uint_t prefix, u_char *p)
+{
+#if (NGX_HAVE_INET6)
+    u_char               *last;
+    ngx_uint_t            i;
+    struct sockaddr_in6   sin6;
+
+    if (sa->sa_family == AF_INET6 && prefix < 128
+        && !IN6_IS_ADDR_V4MAPPED(&((struct sockaddr_in6 *) sa)->sin6_addr))
+    {
+        sin6 = *(struct sockaddr_in6 *) sa;
+
+        i = prefix / 8;
+        sin6.sin6_addr.s6_addr[i++] &= ~(0xff >> (prefix % 8));
+
+        while (i < 16) {
+            sin6.sin6_addr.s6_addr[i++] = 0;
+        }
+
+        last = p + ngx_inet6_ntop(sin6.sin6_addr.s6_addr, p,
+                                  NGX_INET6_ADDRSTRLEN);
+
+        return ngx_sprintf(last, "/%ui", prefix) - p;
+    }
+#endif
+
+    return ngx_umami_address_text(sa, len, p);
 }

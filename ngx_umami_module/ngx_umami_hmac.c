@@ -16,8 +16,11 @@
 
 
 struct ngx_umami_hmac_s {
-    EVP_MAC      *mac;
-    EVP_MAC_CTX  *ctx;
+    EVP_MAC            *mac;
+    EVP_MAC_CTX        *ctx;
+
+    ngx_umami_hmac_t   *base;   /* NULL: the key stays */
+    time_t              day;    /* since the epoch, that the key is of */
 };
 
 
@@ -40,6 +43,8 @@ ngx_umami_hmac_create(ngx_pool_t *pool, ngx_str_t *key)
     cln->handler = ngx_umami_hmac_cleanup;
 
     hmac->ctx = NULL;
+    hmac->base = NULL;
+    hmac->day = -1;
     hmac->mac = EVP_MAC_fetch(NULL, "HMAC", NULL);
 
     if (hmac->mac) {
@@ -68,6 +73,65 @@ ngx_umami_hmac_cleanup(void *data)
 
     EVP_MAC_CTX_free(hmac->ctx);
     EVP_MAC_free(hmac->mac);
+}
+
+
+ngx_umami_hmac_t *
+ngx_umami_hmac_create_daily(ngx_pool_t *pool, ngx_umami_hmac_t *base)
+{
+    ngx_str_t          none;
+    ngx_umami_hmac_t  *hmac;
+
+    /* no day is -1: the key is made by the first one that signs */
+
+    ngx_str_set(&none, "-");
+
+    hmac = ngx_umami_hmac_create(pool, &none);
+    if (hmac == NULL) {
+        return NULL;
+    }
+
+    hmac->base = base;
+
+    return hmac;
+}
+
+
+ngx_int_t
+ngx_umami_hmac_renew(ngx_umami_hmac_t *hmac, time_t now)
+{
+    u_char     key[NGX_UMAMI_HMAC_LEN], text[sizeof("2026-11-24") - 1];
+    time_t     day;
+    ngx_tm_t   tm;
+    ngx_str_t  date;
+
+    day = now / 86400;
+
+    if (hmac->base == NULL || hmac->day == day) {
+        return NGX_OK;
+    }
+
+    ngx_gmtime(now, &tm);
+
+    date.data = text;
+    date.len = ngx_snprintf(text, sizeof(text), "%4d-%02d-%02d",
+                            tm.ngx_tm_year, tm.ngx_tm_mon, tm.ngx_tm_mday)
+               - text;
+
+    if (ngx_umami_hmac_sign(hmac->base, &date, 1, key) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
+    if (EVP_MAC_init(hmac->ctx, key, NGX_UMAMI_HMAC_LEN, NULL) != 1) {
+        ERR_clear_error();
+        return NGX_ERROR;
+    }
+
+    OPENSSL_cleanse(key, NGX_UMAMI_HMAC_LEN);
+
+    hmac->day = day;
+
+    return NGX_OK;
 }
 
 

@@ -24,6 +24,17 @@ typedef struct ngx_umami_hmac_s  ngx_umami_hmac_t;
 
 
 ngx_umami_hmac_t *ngx_umami_hmac_create(ngx_pool_t *pool, ngx_str_t *key);
+
+/*
+ * One whose key is that of a day, HMAC(key of "base", "2026-11-24") by the date
+ * in UTC.  It has to be renewed before it signs, which costs something only
+ * where "now" is of another day than the last time, be it a later one or an
+ * earlier; others stay as they are.
+ */
+ngx_umami_hmac_t *ngx_umami_hmac_create_daily(ngx_pool_t *pool,
+    ngx_umami_hmac_t *base);
+ngx_int_t ngx_umami_hmac_renew(ngx_umami_hmac_t *hmac, time_t now);
+
 ngx_int_t ngx_umami_hmac_sign(ngx_umami_hmac_t *hmac, ngx_str_t *parts,
     ngx_uint_t nparts, u_char digest[NGX_UMAMI_HMAC_LEN]);
 

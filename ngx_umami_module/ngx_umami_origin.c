@@ -9,7 +9,8 @@
 #include "ngx_umami_origin.h"
 
 
-static char *ngx_umami_origin_check_host(u_char *p, u_char *last);
+static char *ngx_umami_origin_check_host(u_char *p, u_char *last,
+    ngx_umami_origin_t *origin);
 static char *ngx_umami_origin_check_port(u_char *p, u_char *last,
     ngx_umami_origin_t *origin);
 static ngx_uint_t ngx_umami_origin_is_host(u_char *p, u_char *last);
@@ -69,7 +70,7 @@ ngx_umami_origin_compile(ngx_str_t *text, ngx_umami_origin_t *origin)
     port = (p < last && *p == '[') ? ngx_strlchr(p, last, ']') : p;
     port = port ? ngx_strlchr(port, last, ':') : NULL;
 
-    err = ngx_umami_origin_check_host(p, port ? port : last);
+    err = ngx_umami_origin_check_host(p, port ? port : last, origin);
 
     if (err == NULL && port) {
         err = ngx_umami_origin_check_port(port + 1, last, origin);
@@ -80,7 +81,8 @@ ngx_umami_origin_compile(ngx_str_t *text, ngx_umami_origin_t *origin)
 
 
 static char *
-ngx_umami_origin_check_host(u_char *p, u_char *last)
+ngx_umami_origin_check_host(u_char *p, u_char *last,
+    ngx_umami_origin_t *origin)
 {
     u_char  *c;
 
@@ -98,7 +100,19 @@ ngx_umami_origin_check_host(u_char *p, u_char *last)
     }
 
     if (p < last && *p == '[' && last[-1] == ']') {
-        return NULL;
+
+        for (c = p + 1; c < last - 1; c++) {
+
+            if (*c != ':' && *c != '.' && !(*c >= '0' && *c <= '9')
+                && !(*c >= 'a' && *c <= 'f'))
+            {
+                break;
+            }
+        }
+
+        if (c > p + 1 && c == last - 1 && !origin->wildcard) {
+            return NULL;
+        }
     }
 
     if (!ngx_umami_origin_is_host(p, last)) {

@@ -11,6 +11,7 @@ use warnings;
 use Test::More;
 
 use FindBin;
+use Socket qw/ AF_INET6 inet_ntop inet_pton /;
 use lib "$FindBin::Bin/lib";
 
 use Test::Umami;
@@ -202,6 +203,14 @@ sub ask {
     return response(http_get($uri, @headers))->{body};
 }
 
+# lines as they are
+
+sub raw {
+    my ($uri, @lines) = @_;
+    return response(http(join "\r\n", "GET $uri HTTP/1.1", 'Host: localhost',
+        'Connection: close', @lines, '', ''))->{body};
+}
+
 sub client {
     my ($uri, $header, $value, $is, @more) = @_;
     my @header = defined $value ? ($header => $value) : ();
@@ -217,13 +226,28 @@ my %written = (
     '[2001:db8::7]:4711' => $v6,
     '[2001:DB8:0:0::7]:4711' => $v6,
     '[::ffff:203.0.113.7]:4711' => $visitor,
+    '[::ffff:cb00:7107]:1' => $visitor,
+    '203.0.113.7:1' => $visitor,
+    '203.0.113.7:65535' => $visitor,
+    '255.255.255.255:80' => '255.255.255.255',
+    '[::]:80' => '::',
+    '[2001:db8:0:1:0:0:0:1]:80' => '2001:db8:0:1::1',
+    '[2001:db8:0:0:1:0:0:1]:80' => '2001:db8::1:0:0:1',
+    '[64:ff9b::203.0.113.7]:80' => '64:ff9b::cb00:7107',
+    '[2001:db8:1:2:3:4:203.0.113.7]:80' => '2001:db8:1:2:3:4:cb00:7107',
 );
 
 my @garbage = ('unknown', '_hidden', '203.0.113', '203.0.113.999', '203.0.113.7x',
     '0x7f.1', '203.0.113.7:', '203.0.113.7:x', '203.0.113.7:99 99', ':4711',
     '[2001:db8::7', '2001:db8::7]', '[]:80', '[2001:db8::7]x', 'a.b.c.d', '-',
-    '[2001:db8::7]:x', '[::g]:80', '255.255.255.255', 'x' x 20000,
-    '203.0.113.7 198.51.100.66', '"203.0.113.7"', 'for=203.0.113.7', '1' x 30);
+    '[2001:db8::7]:x', '[::g]:80', '203.0.113.7:0', '203.0.113.7:65536',
+    '203.0.113.7:-1', '203.0.113.7:99999999999999999999', '[2001:db8::7]:65536',
+    '[2001:db8::7]:', '[fe80::7%eth0]:80', '[2001:db8::7%25eth0]:80',
+    '...', '203..113.7', '203.0.113.7.', '.203.0.113.7', '0203.0.113.7',
+    '203.0.0113.7', '203.0.113.7\t', '[2001:db8::7:80', '[[2001:db8::7]]:80',
+    '[2001:db8:1:2:3:4:5:6:7]:80', '[2001::db8::7]:80', '[12345::7]:80',
+    'x' x 20000, '203.0.113.7 198.51.100.66', '"203.0.113.7"',
+    'for=203.0.113.7', '1' x 30, '1' x 46 . ':80', ':' x 60);
 
 # peer
 
@@ -242,9 +266,33 @@ client('/peer', 'X-Real-IP', $visitor, $peer);
     client(@to, '2001:0db8:0000::0007', $v6);
     client(@to, "  $visitor ", $visitor);
     client(@to, $_, $peer) for '', '203.0.113.7, 198.51.100.66', @garbage;
-    client(@to, [$visitor, $spoof], $visitor);
+    client(@to, '255.255.255.255', '255.255.255.255');
+    client(@to, $_, $peer) for '[2001:db8::7', '2001:db8::7%eth0', '2001:db8:',
+        '2001:db8::7/64' x 5, "::\t";
+
+    # sent twice, it may be anybody's
+
+    client(@to, [$visitor, $spoof], $peer);
+    client(@to, [$visitor, $visitor], $peer);
+    client(@to, [$visitor, ''], $peer);
     client('/header', 'fLY-client-ip', $visitor, $visitor);
     client('/header', 'X-Forwarded-For', $visitor, $peer);
+}
+
+# IPv6 is told as everybody tells it: runs of zeros in all places
+
+srand 20260101;
+
+for (1 .. 300) {
+    my $address = inet_ntop(AF_INET6, pack 'n8', map { rand() < 0.6 ? 0
+        : rand() < 0.3 ? 1 : int rand 65536 } 1 .. 8);
+    my $whole = join ':', map { sprintf '%04X', $_ } unpack 'n8',
+        inet_pton(AF_INET6, $address);
+
+    # with dots: who has an IPv4 address in it
+
+    next if $whole =~ /^(?:0000:){5}(?:0000|FFFF):/;
+    client('/header', 'Fly-Client-IP', $whole, $address);
 }
 
 # forwarded: from the right, past trusted proxies
@@ -282,6 +330,35 @@ client('/peer', 'X-Real-IP', $visitor, $peer);
     client(@to, [$visitor, '10.1.2.3'], $visitor);
     client(@to, [$spoof, "$visitor, 10.1.2.3", '10.1.2.4'], $visitor);
     client(@to, [$visitor, 'unknown'], $peer);
+    client(@to, [$visitor, 'unknown', '10.1.2.3'], '10.1.2.3');
+    client(@to, [$visitor, 'unknown, 10.1.2.3', '10.1.2.4'], '10.1.2.3');
+    client(@to, [$spoof, "unknown, $visitor", '10.1.2.3', '10.1.2.4'],
+        $visitor);
+    client(@to, [$visitor, '', ' , ', '10.1.2.3', ''], $visitor);
+    client(@to, ['', ''], $peer);
+    client(@to, ['10.1.2.3', '10.1.2.4, 10.1.2.5', '10.1.2.6'], '10.1.2.3');
+    client(@to, [$spoof, ('10.1.2.3') x 200], $spoof);
+    client(@to, [($spoof) x 200, $visitor, '10.1.2.3'], $visitor);
+    is(raw('/forwarded', "X-FORWARDED-FOR: $spoof", "x-forwarded-for: $visitor",
+        'X-forwarded-For: 10.1.2.3'), $visitor, 'lines in several cases');
+
+    # each way to write an address and each kind of garbage, in each place
+
+    for my $text (sort(keys %written), '[2001:db8::7]', '2001:db8:1::7') {
+        my $is = $written{$text} // $text =~ s/[][]//gr;
+
+        client(@to, "$spoof, $text, 10.1.2.3:80", $is);
+        client(@to, "$spoof, $text, [2001:db8:ffff::1], 10.1.2.3", $is);
+        client(@to, [$spoof, $text, '10.1.2.3', '[::ffff:10.1.2.3]:80'], $is);
+    }
+
+    for my $text (grep { !/[ ,]/ } @garbage) {
+        client(@to, "$visitor, $text, 10.1.2.3", '10.1.2.3');
+        client(@to, [$visitor, $text, '10.1.2.4', '10.1.2.3'], '10.1.2.4');
+        client(@to, [$visitor, "$text, 10.1.2.4, 10.1.2.3"], '10.1.2.4');
+        client(@to, "$visitor, $text", $peer);
+        client(@to, "$text, $visitor", $visitor);
+    }
 
     client('/distrusting', 'X-Forwarded-For', $visitor, $peer);
     client('/forwarded', 'X-Real-IP', $visitor, $peer);
@@ -309,13 +386,44 @@ client('/peer', 'X-Real-IP', $visitor, $peer);
     client('/cloudfront', @viewer, "$visitor:1", $visitor,
         'x-ORIGIN-verify' => $one);
 
+    # a good proof, and an address that is none: not what the visitor says
+
+    for my $text ('', $visitor, $v6, '[2001:db8::7]', @garbage) {
+        my @headers = (@viewer => $text, @edge);
+        my $name = 'proven, Viewer-Address ' . substr $text, 0, 40;
+
+        is(ask('/cloudfront/trusted', @headers, 'X-Forwarded-For' =>
+            "$spoof, $visitor, 10.1.2.3"), $visitor, "$name, the walk");
+        is(ask('/cloudfront', @headers, 'X-Forwarded-For' => $spoof), $peer,
+            "$name, the peer");
+    }
+
+    # an edge sends each header once
+
+    for my $twice (["$spoof:1", "$visitor:1"], ["$visitor:1", "$spoof:1"],
+        ["$spoof:1", "$spoof:1"], ["$spoof:1", ''])
+    {
+        is(ask('/cloudfront/trusted', @viewer => $twice, @edge,
+            'X-Forwarded-For' => "$spoof, $visitor"), $visitor,
+            "Viewer-Address @$twice");
+    }
+
+    is(raw('/cloudfront/trusted', "X-Origin-Verify: $one",
+        "X-Forwarded-For: $visitor", "cloudfront-VIEWER-address: $spoof:1",
+        "CloudFront-Viewer-Address: $spoof:1"), $visitor,
+        'Viewer-Address twice, in other cases');
+    is(raw('/cloudfront', "X-Origin-Verify: $one", "x-origin-verify: $one",
+        "CloudFront-Viewer-Address: $spoof:1"), $peer,
+        'X-Origin-Verify twice, in other cases');
+
     # no secret, no belief
 
     for my $wrong (undef, '', 'x', $one . 'x', substr($one, 0, -1), uc $one,
         "$one $two", "$one, $two", 'x' x length $one, 'x' x 20000,
-        ['x', $one])
+        ['x', $one], [$one, 'x'], [$one, $one], [$one, $two], [$one, ''],
+        "$one\t", "\t$one", "\"$one\"")
     {
-        my $name = substr ref $wrong ? "@$wrong" : $wrong // 'absent', 0, 30;
+        my $name = sprintf '%.30s', ref $wrong ? "@$wrong" : $wrong // 'absent';
         is(ask('/cloudfront', 'X-Origin-Verify' => $wrong,
             @viewer => "$visitor:1", 'X-Forwarded-For' => $visitor), $peer,
             "secret $name");
@@ -344,6 +452,12 @@ client('/off', 'X-Forwarded-For', $visitor, $peer);
     my @forwarded = ('X-Forwarded-For' => "$spoof, $visitor");
 
     is(ask('/peer', @to, @forwarded), $visitor, 'realip, peer');
+    is(ask('/forwarded', @to, 'X-Forwarded-For' => [$spoof, "$v6, 10.1.2.3",
+        '10.1.2.4']), $v6, 'realip found a proxy, several lines');
+    is(ask('/forwarded', @to, 'X-Forwarded-For' => "$spoof, unknown, 10.1.2.3"),
+        '10.1.2.3', 'realip found a proxy, garbage behind it');
+    is(ask('/forwarded', @to, 'X-Forwarded-For' => 'unknown'), $peer,
+        'realip, garbage');
     is(ask('/peer', @to), $peer, 'realip, peer, no header');
     is(ask('/forwarded', @to, @forwarded), $visitor, 'realip, forwarded');
     is(ask('/forwarded', @to, 'X-Forwarded-For' => "$visitor, 10.1.2.3"),

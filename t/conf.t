@@ -143,9 +143,9 @@ good(http => "umami_redis $_;") for qw{
     rediss://127.0.0.1 rediss://127.0.0.1?verify=off unix:/run/redis.sock
     redis://u:p@127.0.0.1/0?cluster=on rediss://127.0.0.1:7000?cluster=on
     redis://127.0.0.1/3?cluster=off redis+sentinel://127.0.0.1/counters
-    redis+sentinel://:p@127.0.0.1:26379,[::1],localhost:26380/counters/2
     rediss+sentinel://u:p@127.0.0.1/counters?db=2&verify=off
-    redis+sentinel://127.0.0.1/c%20d?sentinel_password=p%40s&sentinel_user=u };
+    redis+sentinel://127.0.0.1/c%20d?sentinel_password=p%40s&sentinel_user=u },
+    'redis+sentinel://:p@127.0.0.1:26379,[::1],localhost:26380/counters/2';
 
 for (['127.0.0.1', 'has no scheme'],
     ['http://127.0.0.1', 'has an unknown scheme'],
@@ -267,6 +267,13 @@ bad(http => 'umami_secret short-one;', 'the value of "umami_secret" is too '
 bad(http => 'umami_secret 0123456789abcdef; umami_secret 0123456789abcdef;',
     '"umami_secret" directive is duplicate');
 
+good(http => 'umami_secret 0123456789abcdef rotate=daily;');
+unlike(bad(http => "umami_secret 0123456789abcdef $_;", '"umami_secret" '
+    . 'directive takes "rotate=daily" after its value, and nothing else'),
+    qr/hourly|fedcba/, 'what else is given is not told') for 'rotate=hourly',
+    'fedcba9876543210', '0123456789abcdef0123456789abcdef';
+bad(http => 'umami_secret rotate=daily 0123456789abcdef;', 'is too short');
+
 # umami_client
 
 my $long = 'secret=an-edge-secret-of-some-length';
@@ -275,7 +282,9 @@ for my $text (qw/ peer off /, 'header Fly-Client-IP',
     'forwarded trusted=10.0.0.0/8', 'forwarded trusted=10.0.0.0/8,::1/128',
     'forwarded trusted=::1 trusted=192.0.2.1', "cloudfront $long",
     "cloudfront $long ${long}2 unproven=refuse trusted=10.0.0.0/8",
-    "cloudfront $long unproven=forwarded")
+    "cloudfront $long unproven=forwarded", "cloudfront $long $long",
+    (map { ("$_ ipv6_prefix=56", "$_ ipv6_prefix=32", "$_ ipv6_prefix=128") }
+        'peer', 'header X-A', 'forwarded trusted=::1', "cloudfront $long"))
 {
     good(http => "umami_client $text;");
 }
@@ -302,6 +311,16 @@ for (['cloudflare', 'unknown mode "cloudflare" in "umami_client", it is '
     ['cloudfront secret=short-one', 'has a secret that is too short: at least '
         . '16 characters are needed, for example from "openssl rand -hex 32"'],
     ["cloudfront $long unproven=yes", 'has a parameter that its mode'],
+    (map { ["cloudfront 'secret=$_'", 'has a secret with white space or a '
+        . 'control character in it, perhaps a line\'s end, which headers do '
+        . 'not carry'] } "an-edge-secret-of-some-length\n",
+        'an edge secret of some length', ' an-edge-secret-of-some-length',
+        "an-edge-secret-\177of-some-length"),
+    (map { ["peer ipv6_prefix=$_", "invalid \"ipv6_prefix=$_\" in "
+        . '"umami_client", it is a number of bits from 32 to 128'] }
+        '', qw{ 0 31 129 -64 64x /64 99999999999999999999 }),
+    ['peer ipv6_prefix=64 ipv6_prefix=64', 'has "ipv6_prefix=" twice'],
+    ['off ipv6_prefix=64', 'has a parameter that its mode does not know'],
     ['cloudfront secert=an-edge-secret-of-some-length', 'has a parameter that'])
 {
     my ($text, $why) = @$_;
@@ -360,7 +379,11 @@ for (['null', 'is what any sandboxed page sends, and can not be allowed'],
     ['https://example.com:08', 'has an invalid port'],
     ['https://example.com:65536', 'has an invalid port'],
     ['https://example.com:', 'has an invalid port'],
-    ['https://[::1', 'has no valid host name'])
+    ['https://[::1', 'has no valid host name'],
+    ['https://[]', 'has no valid host name'],
+    ['https://[x]:8443', 'has no valid host name'],
+    ['https://[::1%25eth0]', 'has no valid host name'],
+    ['https://*.[::1]', 'has no valid host name'])
 {
     my ($origin, $why) = @$_;
     bad(location => "umami_cors $origin;",
@@ -405,6 +428,41 @@ for ('beacon', 'max_items=5', 'record max_items=5', 'pixel max_size=1k',
 bad(location => 'umami_beacon; umami_beacon;',
     '"umami_beacon" directive is duplicate');
 
+# umami_in_flight
+
+good(http => "umami_in_flight $_;") for 'off', '1', '10000', '32 queue=0',
+    '32 queue=100000 timeout=1m', '32 timeout=1ms queue=512', '32 timeout=5';
+
+bad(http => "umami_in_flight $_;", "invalid \"$_\" in \"umami_in_flight\", a "
+    . 'number from 1 to 10000 or "off" is needed')
+    for qw/ 0 10001 -1 x 1k on queue=5 99999999999999999999 /;
+
+for (['queue=-1', 'a number from 0 to 100000 is needed'],
+    ['queue=100001', 'a number from 0 to 100000 is needed'],
+    ['queue=', 'a number from 0 to 100000 is needed'],
+    ['queue=5s', 'a number from 0 to 100000 is needed'],
+    ['timeout=0', 'a time from 1ms to 1m is needed'],
+    ['timeout=60001ms', 'a time from 1ms to 1m is needed'],
+    ['timeout=', 'a time from 1ms to 1m is needed'],
+    ['timeout=never', 'a time from 1ms to 1m is needed'])
+{
+    my ($value, $why) = @$_;
+    bad(http => "umami_in_flight 32 $value;",
+        "invalid \"$value\" in \"umami_in_flight\", $why");
+}
+
+bad(http => "umami_in_flight 32 $_;", 'unexpected "' . (/(\S+)$/)[0]
+    . '" in "umami_in_flight", it takes a number, then "queue=" and "timeout=" '
+    . 'once each') for '64', 'queue=1 queue=1', 'timeout=1s timeout=2s', 'off';
+bad(http => "umami_in_flight off $_;", "unexpected \"$_\" after "
+    . '"umami_in_flight off", remove it') for '32', 'queue=5';
+bad(http => 'umami_in_flight 32; umami_in_flight off;',
+    '"umami_in_flight" directive is duplicate');
+bad(http => 'umami_in_flight off; umami_in_flight off;',
+    '"umami_in_flight" directive is duplicate');
+bad($_ => 'umami_in_flight 32;', '"umami_in_flight" directive is not allowed '
+    . 'here') for qw/ main server location /;
+
 # an event would be stored twice
 
 bad(location => 'umami_beacon; proxy_pass http://umami; '
@@ -432,6 +490,14 @@ for my $text ("a $key rate=60r/m burst=30", "a $key rate=1r/s",
 {
     good(http => "umami_limit_rule $text;");
 }
+
+good(http => "umami_limit_rule a key=$_ rate=1r/s;") for '$umami_client_network',
+    '$umami_client_id', '${umami_client}', '$Umami_Client', 'a$umami_client-b',
+    '$umami_client$umami_client', '$arg_umami_client';
+bad(http => "umami_limit_rule a key=\$umami_client$_ rate=1r/s;",
+    "unknown \"umami_client$_\" variable") for '_', '_net', 's', '2';
+bad(http => 'umami_limit_rule a key=$$umami_client rate=1r/s;',
+    'invalid variable name');
 
 for (["a $key", 'the rule "a" in "umami_limit_rule" has neither "rate=" nor '
         . '"quota="'],

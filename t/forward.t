@@ -190,8 +190,22 @@ my @identity = qw/ X-Forwarded-For X-Umami-Client-IP True-Client-IP
 my @edge_only = qw/ X-Origin-Verify CloudFront-Viewer-Address /;
 my @proven = qw/ CloudFront-Viewer-Country CloudFront-Viewer-Country-Region
     CloudFront-Viewer-City /;
-my @collect = qw/ Cookie Authorization X-Middleware-Subrequest
-    X-Middleware-Rewrite X-Matched-Path /;
+my @collect = qw/ Cookie Authorization X-Forwarded-Host X-Forwarded-Port
+    X-Forwarded-Proto X-Middleware-Cache X-Middleware-Invoke X-Middleware-Next
+    X-Middleware-Override-Headers X-Middleware-Prefetch X-Middleware-Redirect
+    X-Middleware-Refresh X-Middleware-Rewrite X-Middleware-Set-Cookie
+    X-Middleware-Skip X-Middleware-Subrequest X-Invoke-Error X-Invoke-Output
+    X-Invoke-Path X-Invoke-Query X-Invoke-Status X-Matched-Path
+    X-Now-Route-Matches X-Nextjs-Data X-Nextjs-Html-Request-Id
+    X-Nextjs-Matched-Path X-Nextjs-Postponed X-Nextjs-Redirect
+    X-Nextjs-Request-Id X-Nextjs-Rewrite X-Nextjs-Rewritten-Path
+    X-Nextjs-Rewritten-Query X-Next-Cache-Tags X-Next-Cache-Soft-Tags
+    X-Next-Revalidated-Tags X-Next-Revalidate-Tag-Token X-Prerender-Revalidate
+    X-Prerender-Revalidate-If-Generated Next-Action Next-Hmr-Refresh Next-Resume
+    Next-Router-Prefetch Next-Router-Segment-Prefetch Next-Router-State-Tree
+    Next-Url RSC X-Action-Forwarded X-Vercel-Protection-Bypass
+    X-Vercel-Revalidate X-Vercel-Sc-Basepath X-Vercel-Sc-Headers
+    X-Vercel-Sc-Host /;
 
 # What Umami got of these, as "name: value" lines in the order of the names.
 
@@ -297,7 +311,7 @@ for my $to (['/api/send', $beacon], ['/q/abc', undef], ['/login', undef]) {
         . 'shop.example/?a=b', 'X-Umami-Cache' => 'a.b.c', Origin =>
         'https://shop.example', 'Accept-Language' => 'en-US,en;q=0.9',
         'Sec-GPC' => '1', DNT => '1', 'X-Two' => ['1', '2'],
-        'X-Forwarded-Proto' => 'https', 'X-Amzn-Trace-Id' => 'Root=1');
+        'Accept' => '*/*', 'X-Amzn-Trace-Id' => 'Root=1');
     my $r = sent('/api/send', $beacon, @more);
 
     is_deeply([grep { $_->[0] !~ /^(?:Host|Content|X-Forwarded-For)/ }

@@ -338,22 +338,35 @@ for my $way (qw/ redis memory /) {
     }
 }
 
-# Retry-After is true: after so many seconds it is allowed
+# Retry-After is true: after so many seconds it is allowed.  It is 3 where the
+# refusal comes within a millisecond of what it is refused for, since times are
+# rounded up.  Where the machine is so slow that the bucket refills between two
+# requests, they go on until one is refused.
 
 {
     is(sure(@nginx{qw/ redis memory /}, sub {
         my ($who) = @_;
-        my @first = map { times_of(2, $nginx{$_}, '/soon', $who) }
-            qw/ redis memory /;
+        my (%first, %seconds);
 
-        my ($seconds) = sort { $b <=> $a } map { header(response(
-            get($nginx{$_}, '/soon', $who)), 'Retry-After') // 1 }
-            qw/ redis memory /;
-        sleep($seconds < 3 ? $seconds + 0.01 : 0);
+        for my $way (qw/ redis memory /) {
+            for (1 .. 50) {
+                my $r = response(get($nginx{$way}, '/soon', $who));
+                $first{$way} //= $r->{status};
+                $seconds{$way} = header($r, 'Retry-After');
+                last if $r->{status} == 429;
+            }
+        }
 
-        return join ', ', @first, map { times_of(1, $nginx{$_}, '/soon', $who) }
-            qw/ redis memory /;
-    }), '200 429, 200 429, 200, 200', 'Retry-After is true');
+        my ($most) = sort { $b <=> $a } map { $_ // 0 } values %seconds;
+        my $end = time() + ($most > 3 ? 0 : $most) + 0.01;
+        while ((my $left = $end - time()) > 0) {
+            sleep($left);
+        }
+
+        return join ', ', map { join ' ', $first{$_},
+            ($seconds{$_} // 'none') =~ /^[123]\z/ ? 'soon' : $seconds{$_},
+            times_of(1, $nginx{$_}, '/soon', $who) } qw/ redis memory /;
+    }), '200 soon 200, 200 soon 200', 'Retry-After is true');
 }
 
 # What is in Redis: a keyed hash for the address, and not for ever.
