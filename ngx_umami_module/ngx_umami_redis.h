@@ -65,8 +65,8 @@ typedef void (*ngx_umami_redis_pt)(void *data, ngx_umami_redis_reply_t *reply);
 
 /*
  * Configuration time; no I/O.  The URL: redis://[[user]:password@]host[:port]
- * [/db], rediss:// for TLS with [?ca=/path][&verify=off], or unix:[//[user]
- * :password@]/path[?db=N].  On failure NULL, and *err says why without quoting
+ * [/db], rediss:// for TLS with [?ca=/path][&verify=off][&cert=/path&key=/path]
+ * [&servername=name], or unix:[//[user]:password@]/path[?db=N].  On failure NULL, and *err says why without quoting
  * more of the URL than the name of an invalid parameter.  The scripts, whose
  * text is not copied, are loaded into Redis with each new connection;
  * ngx_umami_redis_eval() names them by index.

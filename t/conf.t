@@ -140,7 +140,8 @@ bad(http => 'umami_upstream http://127.0.0.1; umami_upstream http://[::1];',
 good(http => "umami_redis $_;") for qw{
     redis://127.0.0.1 redis://127.0.0.1:6379/0 redis://:pass@127.0.0.1/15
     redis://user:p%40ss@[::1]:6380 redis://localhost?db=3
-    rediss://127.0.0.1 rediss://127.0.0.1?verify=off unix:/run/redis.sock };
+    rediss://127.0.0.1 rediss://127.0.0.1?verify=off unix:/run/redis.sock
+    rediss://127.0.0.1/2?servername=cache.internal&verify=on };
 
 for (['127.0.0.1', 'has no scheme'],
     ['http://127.0.0.1', 'has an unknown scheme'],
