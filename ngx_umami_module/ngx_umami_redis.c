@@ -88,6 +88,7 @@ ngx_umami_redis_create(ngx_conf_t *cf, ngx_str_t *url, char **err)
     redis->link.data = redis;
     redis->link.open = ngx_umami_redis_talk_open;
     redis->link.read = ngx_umami_redis_talk_read;
+    redis->link.written = ngx_umami_redis_talk_written;
     redis->link.lost = ngx_umami_redis_talk_lost;
 
     *err = ngx_umami_redis_configure(cf, redis, url);
@@ -320,7 +321,7 @@ ngx_umami_redis_equal(ngx_str_t *value, char *text)
 
 ngx_int_t
 ngx_umami_redis_add_script(ngx_umami_redis_t *redis, ngx_str_t *source,
-    ngx_uint_t *index)
+    ngx_uint_t integers, ngx_uint_t *index)
 {
     u_char                     sum[NGX_UMAMI_REDIS_SHA1];
     ngx_sha1_t                 sha1;
@@ -332,6 +333,7 @@ ngx_umami_redis_add_script(ngx_umami_redis_t *redis, ngx_str_t *source,
     }
 
     script->source = *source;
+    script->integers = integers;
     script->loading = 0;
 
     script->sha1.len = 2 * NGX_UMAMI_REDIS_SHA1;
@@ -453,6 +455,8 @@ ngx_umami_redis_eval(ngx_umami_redis_t *redis, ngx_uint_t script,
     }
 
     *reason = NGX_UMAMI_REDIS_BUSY;
+
+    redis->prompt = ngx_min(redis->prompt, ngx_max(budget, 1));
 
     op = ngx_umami_redis_op(redis, NGX_UMAMI_REDIS_EVALSHA);
     if (op == NULL) {
