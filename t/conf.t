@@ -135,6 +135,19 @@ for (['127.0.0.1:3000', 'starts with neither'],
 bad(http => 'umami_upstream http://127.0.0.1; umami_upstream http://[::1];',
     '"umami_upstream" directive is duplicate');
 
+# umami_limit_timeout
+
+good(http => "umami_limit_timeout $_;") for qw/ 1ms 5ms 250ms 1s 1000ms /;
+
+for (qw/ 0 0ms 5 1001ms 2s -1 five 1m /) {
+    bad(http => "umami_limit_timeout $_;", "invalid time \"$_\" in "
+        . '"umami_limit_timeout", it takes 1ms to 1s, as in '
+        . '"umami_limit_timeout 5ms;"');
+}
+
+bad(http => 'umami_limit_timeout 5ms; umami_limit_timeout 6ms;',
+    '"umami_limit_timeout" directive is duplicate');
+
 # umami_redis
 
 good(http => "umami_redis $_;") for qw{
@@ -523,6 +536,7 @@ my %levels = (
     'umami_postgres postgresql://u@127.0.0.1/d' => [qw/ http /],
     'umami_secret 0123456789abcdef' => [qw/ http /],
     'umami_limit_rule a key=x rate=1r/s' => [qw/ http /],
+    'umami_limit_timeout 5ms' => [qw/ http /],
     'umami_client peer' => [qw/ http server location /],
     'umami_cors any' => [qw/ http server location /],
     'umami_limit base' => [qw/ location /],
