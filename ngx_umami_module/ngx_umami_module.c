@@ -616,6 +616,8 @@ ngx_umami_exit_worker(ngx_cycle_t *cycle)
         return;
     }
 
+    ngx_umami_stats_exit_worker(umcf->stats);
+
     if (umcf->upstream) {
         ngx_umami_fetch_close(umcf->upstream);
     }
