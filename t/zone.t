@@ -41,7 +41,8 @@ http {
     umami_limit_rule  once key=$arg_k rate=1r/d;
     umami_limit_rule  also key=$arg_k rate=1r/d burst=9;
 
-    keepalive_requests  1000000;
+    keepalive_requests         1000000;
+    client_header_buffer_size  64k;     # all of those that come at once
 
     server {
         listen  127.0.0.1:%%PORT_0%%;

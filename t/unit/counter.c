@@ -17,8 +17,8 @@
  * with "+" for how, and then what all rules allow is charged, or "?", and then
  * nothing is; a number after it divides the rules among so many tasks.  A key
  * is the number of a counter, and all begin at zero; dry is 1 where a refusal
- * is only told.  Each line is answered with three numbers for each rule: allowed,
- * remaining, retry.
+ * is only told.  Each line is answered with three numbers for each rule:
+ * allowed, remaining, retry.
  *
  * Called with the word "lua", it prints the text that Redis is given.
  */
