@@ -68,6 +68,12 @@ $t->run();
 
 my ($worker) = $t->worker_pids();
 
+# Redis is prompt on a busy machine too, where one may say so
+
+if (my $chrt = Test::Umami::find_binary('chrt')) {
+    Test::Umami::capture([$chrt, qw/ -f -p 10 /, $redis->pid()]);
+}
+
 # stopped at any moment of a turn of its event loop, longer than a budget
 
 {
