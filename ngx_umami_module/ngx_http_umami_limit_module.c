@@ -11,6 +11,14 @@
 #include "ngx_http_umami_limit_redis.h"
 
 
+/* how long a request waits for Redis, milliseconds */
+#define NGX_HTTP_UMAMI_LIMIT_TIMEOUT      5
+#define NGX_HTTP_UMAMI_LIMIT_MAX_TIMEOUT  1000
+
+/* what ngx_umami_counter_lua returns for a key */
+#define NGX_HTTP_UMAMI_LIMIT_INTEGERS     3
+
+
 typedef struct {
     ngx_array_t                   *limits;    /* ngx_http_umami_limit_t */
 } ngx_http_umami_limit_loc_conf_t;
@@ -28,7 +36,10 @@ static char *ngx_http_umami_limit_merge_loc_conf(ngx_conf_t *cf, void *parent,
     void *child);
 static char *ngx_http_umami_limit(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
+static char *ngx_http_umami_limit_timeout(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
 static ngx_int_t ngx_http_umami_limit_init(ngx_conf_t *cf);
+static ngx_int_t ngx_http_umami_limit_init_worker(ngx_cycle_t *cycle);
 
 
 static ngx_umami_stats_family_t  ngx_http_umami_limit_redis_family = {
@@ -50,6 +61,13 @@ static ngx_command_t  ngx_http_umami_limit_commands[] = {
       NGX_HTTP_LOC_CONF|NGX_CONF_TAKE12,
       ngx_http_umami_limit,
       NGX_HTTP_LOC_CONF_OFFSET,
+      0,
+      NULL },
+
+    { ngx_string("umami_limit_timeout"),
+      NGX_HTTP_MAIN_CONF|NGX_CONF_TAKE1,
+      ngx_http_umami_limit_timeout,
+      NGX_HTTP_MAIN_CONF_OFFSET,
       0,
       NULL },
 
@@ -79,7 +97,7 @@ ngx_module_t  ngx_http_umami_limit_module = {
     NGX_HTTP_MODULE,                       /* module type */
     NULL,                                  /* init master */
     NULL,                                  /* init module */
-    NULL,                                  /* init process */
+    ngx_http_umami_limit_init_worker,      /* init process */
     NULL,                                  /* init thread */
     NULL,                                  /* exit thread */
     NULL,                                  /* exit process */
@@ -337,7 +355,16 @@ ngx_http_umami_limit_add_counters(ngx_conf_t *cf)
 static void *
 ngx_http_umami_limit_create_main_conf(ngx_conf_t *cf)
 {
-    return ngx_pcalloc(cf->pool, sizeof(ngx_http_umami_limit_main_conf_t));
+    ngx_http_umami_limit_main_conf_t  *conf;
+
+    conf = ngx_pcalloc(cf->pool, sizeof(ngx_http_umami_limit_main_conf_t));
+    if (conf == NULL) {
+        return NULL;
+    }
+
+    conf->timeout = NGX_CONF_UNSET_MSEC;
+
+    return conf;
 }
 
 
@@ -404,11 +431,16 @@ ngx_http_umami_limit(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 {
     ngx_http_umami_limit_loc_conf_t *ullcf = conf;
 
-    ngx_str_t               *value;
-    ngx_uint_t               i;
-    ngx_http_umami_limit_t  *limit;
+    ngx_str_t                         *value;
+    ngx_uint_t                         i;
+    ngx_http_umami_limit_t            *limit;
+    ngx_http_umami_limit_main_conf_t  *ulmcf;
 
     (void) ngx_http_umami_use(cf);
+
+    ulmcf = ngx_http_conf_get_module_main_conf(cf,
+                                               ngx_http_umami_limit_module);
+    ulmcf->used = 1;
 
     value = cf->args->elts;
 
@@ -457,6 +489,38 @@ ngx_http_umami_limit(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 }
 
 
+static char *
+ngx_http_umami_limit_timeout(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
+{
+    ngx_http_umami_limit_main_conf_t *ulmcf = conf;
+
+    ngx_int_t   timeout;
+    ngx_str_t  *value;
+
+    if (ulmcf->timeout != NGX_CONF_UNSET_MSEC) {
+        return "is duplicate";
+    }
+
+    value = cf->args->elts;
+
+    timeout = ngx_parse_time(&value[1], 0);
+
+    if (timeout < 1 || timeout > NGX_HTTP_UMAMI_LIMIT_MAX_TIMEOUT) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "invalid time \"%V\" in \"umami_limit_timeout\", "
+                           "it takes 1ms to 1s, as in "
+                           "\"umami_limit_timeout 5ms;\"", &value[1]);
+        return NGX_CONF_ERROR;
+    }
+
+    (void) ngx_http_umami_use(cf);
+
+    ulmcf->timeout = timeout;
+
+    return NGX_CONF_OK;
+}
+
+
 static ngx_int_t
 ngx_http_umami_limit_init(ngx_conf_t *cf)
 {
@@ -467,10 +531,38 @@ ngx_http_umami_limit_init(ngx_conf_t *cf)
     ulmcf = ngx_http_conf_get_module_main_conf(cf,
                                                ngx_http_umami_limit_module);
 
-    if (umcf->redis == NULL) {
+    ngx_conf_init_msec_value(ulmcf->timeout, NGX_HTTP_UMAMI_LIMIT_TIMEOUT);
+
+    if (umcf->redis == NULL || !ulmcf->used) {
         return NGX_OK;
     }
 
-    return ngx_umami_redis_add_script(umcf->redis, &ngx_umami_counter_lua,
-                                      &ulmcf->script);
+    if (ngx_umami_redis_add_script(umcf->redis, &ngx_umami_counter_lua,
+                                   NGX_HTTP_UMAMI_LIMIT_INTEGERS,
+                                   &ulmcf->script)
+        != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
+
+    ulmcf->tasks = ngx_umami_tasks_create(cf->pool, umcf->redis, umcf->store,
+                                          umcf->stats, umcf->hmac);
+
+    return ulmcf->tasks ? NGX_OK : NGX_ERROR;
+}
+
+
+static ngx_int_t
+ngx_http_umami_limit_init_worker(ngx_cycle_t *cycle)
+{
+    ngx_http_umami_limit_main_conf_t  *ulmcf;
+
+    ulmcf = ngx_http_cycle_get_module_main_conf(cycle,
+                                                ngx_http_umami_limit_module);
+
+    if (ulmcf && ulmcf->tasks && ngx_http_umami_owner()) {
+        ngx_umami_tasks_start(ulmcf->tasks, cycle->log);
+    }
+
+    return NGX_OK;
 }

@@ -10,9 +10,6 @@
 #include "ngx_http_umami_limit_redis.h"
 
 
-/* how long a request waits for Redis, milliseconds */
-#define NGX_HTTP_UMAMI_LIMIT_BUDGET  5
-
 /* arguments of a key in ngx_umami_counter_lua */
 #define NGX_HTTP_UMAMI_LIMIT_ARGS    6
 
@@ -29,6 +26,8 @@ static void ngx_http_umami_limit_reply(void *data,
     ngx_umami_redis_reply_t *reply);
 static void ngx_http_umami_limit_failed(ngx_http_request_t *r,
     ngx_http_umami_limit_group_t *group, ngx_umami_redis_reason_e reason);
+static void ngx_http_umami_limit_share(ngx_http_request_t *r,
+    ngx_umami_local_ask_t *asks, ngx_uint_t n, ngx_uint_t tasks);
 
 
 static ngx_str_t  ngx_http_umami_limit_flags[] = {
@@ -198,8 +197,7 @@ ngx_http_umami_limit_ask(ngx_http_request_t *r,
     }
 
     group->op = ngx_umami_redis_eval(umcf->redis, ulmcf->script, group->n,
-                                     arg - args, args,
-                                     NGX_HTTP_UMAMI_LIMIT_BUDGET,
+                                     arg - args, args, ulmcf->timeout,
                                      ngx_http_umami_limit_reply, group,
                                      &reason);
 
@@ -228,9 +226,7 @@ ngx_http_umami_limit_reply(void *data, ngx_umami_redis_reply_t *reply)
     r = lctx->ctx->request;
     group->op = NULL;
 
-    if (reply->reason == NGX_UMAMI_REDIS_OK
-        && reply->nintegers == group->n * 3)
-    {
+    if (reply->reason == NGX_UMAMI_REDIS_OK) {
         integers = reply->integers;
 
         for (i = 0; i < group->n; i++) {
@@ -246,9 +242,7 @@ ngx_http_umami_limit_reply(void *data, ngx_umami_redis_reply_t *reply)
         ngx_http_umami_limit_count(r, ulmcf->redis);
 
     } else {
-        ngx_http_umami_limit_failed(r, group,
-                                    reply->reason ? reply->reason
-                                                  : NGX_UMAMI_REDIS_PROTOCOL);
+        ngx_http_umami_limit_failed(r, group, reply->reason);
     }
 
     if (--lctx->awaited == 0) {
@@ -261,13 +255,46 @@ static void
 ngx_http_umami_limit_failed(ngx_http_request_t *r,
     ngx_http_umami_limit_group_t *group, ngx_umami_redis_reason_e reason)
 {
+    ngx_umami_local_ask_t             *asks;
     ngx_http_umami_limit_main_conf_t  *ulmcf;
 
     ulmcf = ngx_http_get_module_main_conf(r, ngx_http_umami_limit_module);
 
     ngx_http_umami_limit_count(r, ulmcf->redis + reason);
 
-    ngx_http_umami_limit_local(r, &group->lctx->asks[group->first], group->n);
+    asks = &group->lctx->asks[group->first];
+
+    ngx_http_umami_limit_share(r, asks, group->n,
+                               ngx_umami_tasks_count(ulmcf->tasks));
+
+    ngx_http_umami_limit_local(r, asks, group->n);
+}
+
+
+/* all tasks are without Redis now: each allows its part of the rules */
+
+static void
+ngx_http_umami_limit_share(ngx_http_request_t *r, ngx_umami_local_ask_t *asks,
+    ngx_uint_t n, ngx_uint_t tasks)
+{
+    ngx_uint_t                 i;
+    ngx_umami_counter_rule_t  *rules;
+
+    if (tasks == 1) {
+        return;
+    }
+
+    rules = ngx_palloc(r->pool, n * sizeof(ngx_umami_counter_rule_t));
+    if (rules == NULL) {
+        return;
+    }
+
+    for (i = 0; i < n; i++) {
+        ngx_umami_counter_share(asks[i].rule, tasks, &rules[i]);
+
+        asks[i].rule = &rules[i];
+        asks[i].cost = ngx_min(asks[i].cost, rules[i].limit);
+    }
 }
 
 

@@ -14,6 +14,7 @@
 #include <ngx_core.h>
 #include <ngx_http.h>
 #include "ngx_http_umami.h"
+#include "ngx_umami_tasks.h"
 
 
 /* in one location: what one command to Redis holds */
@@ -28,6 +29,9 @@ typedef struct {
 
 
 typedef struct {
+    ngx_msec_t                     timeout;
+    ngx_umami_tasks_t             *tasks;     /* NULL: there is no Redis */
+    ngx_flag_t                     used;
     ngx_uint_t                     script;
     ngx_uint_t                     redis;     /* the first of the reasons' */
     ngx_uint_t                     forgotten;

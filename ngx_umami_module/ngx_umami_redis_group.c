@@ -121,7 +121,7 @@ ngx_umami_redis_move(ngx_umami_redis_t *redis, ngx_str_t *host, in_port_t port,
     redis->expired = 0;
     redis->suspect = 0;
 
-    if (redis->link.tls == NULL || name == NULL) {
+    if (redis->link.tls == NULL || name == NULL || redis->servername) {
         return NGX_OK;
     }
 

@@ -307,7 +307,9 @@ ngx_umami_sentinel_init(ngx_umami_sentinel_t *sentinel)
         server->user = sentinel->user;
         server->password = sentinel->password;
 
-        if (sentinel->tls) {
+        server->link.tls = sentinel->tls;
+
+        if (sentinel->tls && !sentinel->redis->servername) {
             sentinel->clones[i] = ngx_umami_tls_clone(sentinel->tls,
                                                       &server->link.peer.host);
             if (sentinel->clones[i] == NULL) {

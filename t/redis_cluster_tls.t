@@ -60,6 +60,7 @@ http {
     umami_secret  0123456789abcdef0123456789abcdef;
     umami_redis   "%%REDIS%%";
 
+    umami_limit_timeout  1s;
     umami_limit_rule  few  key=$arg_k rate=1r/h burst=4;
 
     server {
