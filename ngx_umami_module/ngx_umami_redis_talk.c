@@ -34,7 +34,7 @@ static void ngx_umami_redis_greeted(ngx_umami_redis_op_t *op);
 static ngx_int_t ngx_umami_redis_is_primary(ngx_umami_resp_reply_t *answer);
 static void ngx_umami_redis_error(ngx_umami_redis_op_t *op,
     ngx_umami_resp_reply_t *answer);
-static ngx_umami_redis_error_t *ngx_umami_redis_lookup(ngx_str_t *text);
+static ngx_umami_redis_error_t *ngx_umami_redis_lookup(ngx_str_t *reply);
 static ngx_int_t ngx_umami_redis_again(ngx_umami_redis_op_t *op);
 static ngx_int_t ngx_umami_redis_expected(ngx_umami_redis_op_t *op,
     ngx_umami_resp_reply_t *answer);
@@ -487,9 +487,23 @@ ngx_umami_redis_error(ngx_umami_redis_op_t *op, ngx_umami_resp_reply_t *answer)
 
 
 static ngx_umami_redis_error_t *
-ngx_umami_redis_lookup(ngx_str_t *text)
+ngx_umami_redis_lookup(ngx_str_t *reply)
 {
+    u_char                   *p;
+    ngx_str_t                 all, *text;
     ngx_umami_redis_error_t  *error;
+
+    all = *reply;
+    text = &all;
+
+    /* before 7.0: "ERR Error running script (call to f_...): ...: -READONLY" */
+
+    p = ngx_strnstr(all.data, ": -", all.len);
+
+    if (p && ngx_strncmp(all.data, "ERR ", 4) == 0) {
+        all.len -= p + 3 - all.data;
+        all.data = p + 3;
+    }
 
     for (error = ngx_umami_redis_errors; error->name.len; error++) {
 

@@ -24,8 +24,7 @@ my $t = Test::Umami->new()->has('http_ssl')
     ->has_daemon(qw/ redis-server openssl /);
 
 # cluster-announce-hostname came with 7.0
-$t->skip('no Redis 7') if (Test::Umami::capture(
-    [Test::Umami::find_binary('redis-server'), '--version']))[1] !~ /v=[7-9]/;
+Test::Umami::skip('no Redis 7') if Test::Umami::Redis->version() < 7;
 
 my $dir = $t->testdir();
 my $keys = 0;

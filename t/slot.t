@@ -23,8 +23,7 @@ use Test::Umami::Unit;
 
 my $t = Test::Umami->new()->has_daemon(qw/ cc redis-server /);
 my $program = Test::Umami::Unit::build('slot', 'slot');
-my $redis = Test::Umami::Redis->real($t, conf => [ 'cluster-enabled yes',
-    'cluster-port ' . $t->free_port() ]);
+my $redis = Test::Umami::Redis->node($t);
 
 # of the specification
 

@@ -25,8 +25,8 @@ sub cluster {
     my @nodes = map { $class->node($t, %opt) } 1 .. $n;
 
     for my $i (0 .. $n - 1) {
-        $nodes[$i]->cli('CLUSTER', 'ADDSLOTSRANGE', int(16384 * $i / $n),
-            int(16384 * ($i + 1) / $n) - 1);
+        $nodes[$i]->cli('CLUSTER', 'ADDSLOTS', int(16384 * $i / $n)
+            .. int(16384 * ($i + 1) / $n) - 1);
         $nodes[0]->meet($nodes[$i]) if $i;
     }
 
@@ -39,12 +39,19 @@ sub cluster {
 
 sub node {
     my (undef, $t, %opt) = @_;
-    my $bus = $t->free_port();
+    my $port = $t->free_port();
+    my $bus = version() < 7 ? $port + 10000 : $t->free_port();
 
-    return Test::Umami::Redis::Real->new($t, %opt, bus => $bus, conf => [
-        'cluster-enabled yes', 'cluster-node-timeout 2000',
-        'cluster-require-full-coverage no', "cluster-port $bus",
-        @{$opt{conf} // []} ]);
+    return Test::Umami::Redis::Real->new($t, %opt, port => $port, bus => $bus,
+        conf => [ 'cluster-enabled yes', 'cluster-node-timeout 2000',
+            'cluster-require-full-coverage no',
+            version() < 7 ? () : "cluster-port $bus", @{$opt{conf} // []} ]);
+}
+
+sub version {
+    my $program = Test::Umami::find_binary('redis-server');
+    return ((Test::Umami::capture([$program, '--version']))[1]
+        =~ /v=(\d+)/)[0];
 }
 
 sub meet {
