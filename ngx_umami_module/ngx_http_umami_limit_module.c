@@ -8,16 +8,21 @@
 #include <ngx_core.h>
 #include <ngx_http.h>
 #include "ngx_http_umami.h"
+#include "ngx_umami_tasks.h"
 
 
 /* how long a request waits for Redis, milliseconds */
-#define NGX_HTTP_UMAMI_LIMIT_BUDGET    5
+#define NGX_HTTP_UMAMI_LIMIT_TIMEOUT      5
+#define NGX_HTTP_UMAMI_LIMIT_MAX_TIMEOUT  1000
 
 /* in one location: what one command to Redis holds */
 #define NGX_HTTP_UMAMI_LIMIT_MAX_RULES 16
 
 /* arguments of a key in ngx_umami_counter_lua */
 #define NGX_HTTP_UMAMI_LIMIT_ARGS      6
+
+/* and what it returns for one */
+#define NGX_HTTP_UMAMI_LIMIT_INTEGERS  3
 
 #define NGX_HTTP_UMAMI_LIMIT_HEX       (NGX_UMAMI_LOCAL_KEY * 2)
 
@@ -30,6 +35,9 @@ typedef struct {
 
 
 typedef struct {
+    ngx_msec_t                     timeout;
+    ngx_umami_tasks_t             *tasks;     /* NULL: there is no Redis */
+    ngx_flag_t                     used;
     ngx_uint_t                     script;
     ngx_uint_t                     redis;     /* the first of the reasons' */
     ngx_uint_t                     forgotten;
@@ -60,6 +68,8 @@ static void ngx_http_umami_limit_reply(void *data,
     ngx_umami_redis_reply_t *reply);
 static void ngx_http_umami_limit_failed(ngx_http_request_t *r,
     ngx_http_umami_limit_ctx_t *lctx, ngx_umami_redis_reason_e reason);
+static void ngx_http_umami_limit_share(ngx_http_request_t *r,
+    ngx_http_umami_limit_ctx_t *lctx, ngx_uint_t tasks);
 static void ngx_http_umami_limit_local(ngx_http_request_t *r,
     ngx_http_umami_limit_ctx_t *lctx);
 static ngx_int_t ngx_http_umami_limit_verdict(ngx_http_request_t *r,
@@ -73,7 +83,10 @@ static char *ngx_http_umami_limit_merge_loc_conf(ngx_conf_t *cf, void *parent,
     void *child);
 static char *ngx_http_umami_limit(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
+static char *ngx_http_umami_limit_timeout(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
 static ngx_int_t ngx_http_umami_limit_init(ngx_conf_t *cf);
+static ngx_int_t ngx_http_umami_limit_init_worker(ngx_cycle_t *cycle);
 
 
 static ngx_umami_stats_family_t  ngx_http_umami_limit_redis_family = {
@@ -103,6 +116,13 @@ static ngx_command_t  ngx_http_umami_limit_commands[] = {
       0,
       NULL },
 
+    { ngx_string("umami_limit_timeout"),
+      NGX_HTTP_MAIN_CONF|NGX_CONF_TAKE1,
+      ngx_http_umami_limit_timeout,
+      NGX_HTTP_MAIN_CONF_OFFSET,
+      0,
+      NULL },
+
       ngx_null_command
 };
 
@@ -129,7 +149,7 @@ ngx_module_t  ngx_http_umami_limit_module = {
     NGX_HTTP_MODULE,                       /* module type */
     NULL,                                  /* init master */
     NULL,                                  /* init module */
-    NULL,                                  /* init process */
+    ngx_http_umami_limit_init_worker,      /* init process */
     NULL,                                  /* init thread */
     NULL,                                  /* exit thread */
     NULL,                                  /* exit process */
@@ -310,7 +330,7 @@ ngx_http_umami_limit_redis(ngx_http_request_t *r,
 
     lctx->op = ngx_umami_redis_eval(umcf->redis, ulmcf->script, lctx->n,
                                     lctx->n * (1 + NGX_HTTP_UMAMI_LIMIT_ARGS),
-                                    args, NGX_HTTP_UMAMI_LIMIT_BUDGET,
+                                    args, ulmcf->timeout,
                                     ngx_http_umami_limit_reply, lctx, &reason);
 
     if (lctx->op == NULL) {
@@ -336,9 +356,7 @@ ngx_http_umami_limit_reply(void *data, ngx_umami_redis_reply_t *reply)
     r = lctx->ctx->request;
     lctx->op = NULL;
 
-    if (reply->reason == NGX_UMAMI_REDIS_OK
-        && reply->nintegers == lctx->n * 3)
-    {
+    if (reply->reason == NGX_UMAMI_REDIS_OK) {
         integers = reply->integers;
 
         for (i = 0; i < lctx->n; i++) {
@@ -354,9 +372,7 @@ ngx_http_umami_limit_reply(void *data, ngx_umami_redis_reply_t *reply)
         ngx_http_umami_limit_count(r, ulmcf->redis);
 
     } else {
-        ngx_http_umami_limit_failed(r, lctx,
-                                    reply->reason ? reply->reason
-                                                  : NGX_UMAMI_REDIS_PROTOCOL);
+        ngx_http_umami_limit_failed(r, lctx, reply->reason);
     }
 
     ngx_http_umami_resume(lctx->ctx);
@@ -373,7 +389,39 @@ ngx_http_umami_limit_failed(ngx_http_request_t *r,
 
     ngx_http_umami_limit_count(r, ulmcf->redis + reason);
 
+    ngx_http_umami_limit_share(r, lctx, ngx_umami_tasks_count(ulmcf->tasks));
+
     ngx_http_umami_limit_local(r, lctx);
+}
+
+
+/* all tasks are without Redis now: each allows its part of the rules */
+
+static void
+ngx_http_umami_limit_share(ngx_http_request_t *r,
+    ngx_http_umami_limit_ctx_t *lctx, ngx_uint_t tasks)
+{
+    ngx_uint_t                 i;
+    ngx_umami_local_ask_t     *ask;
+    ngx_umami_counter_rule_t  *rules;
+
+    if (tasks == 1) {
+        return;
+    }
+
+    rules = ngx_palloc(r->pool, lctx->n * sizeof(ngx_umami_counter_rule_t));
+    if (rules == NULL) {
+        return;
+    }
+
+    for (i = 0; i < lctx->n; i++) {
+        ask = &lctx->asks[i];
+
+        ngx_umami_counter_share(ask->rule, tasks, &rules[i]);
+
+        ask->rule = &rules[i];
+        ask->cost = ngx_min(ask->cost, rules[i].limit);
+    }
 }
 
 
@@ -525,7 +573,16 @@ ngx_http_umami_limit_add_counters(ngx_conf_t *cf)
 static void *
 ngx_http_umami_limit_create_main_conf(ngx_conf_t *cf)
 {
-    return ngx_pcalloc(cf->pool, sizeof(ngx_http_umami_limit_main_conf_t));
+    ngx_http_umami_limit_main_conf_t  *conf;
+
+    conf = ngx_pcalloc(cf->pool, sizeof(ngx_http_umami_limit_main_conf_t));
+    if (conf == NULL) {
+        return NULL;
+    }
+
+    conf->timeout = NGX_CONF_UNSET_MSEC;
+
+    return conf;
 }
 
 
@@ -592,11 +649,16 @@ ngx_http_umami_limit(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 {
     ngx_http_umami_limit_loc_conf_t *ullcf = conf;
 
-    ngx_str_t               *value;
-    ngx_uint_t               i;
-    ngx_http_umami_limit_t  *limit;
+    ngx_str_t                         *value;
+    ngx_uint_t                         i;
+    ngx_http_umami_limit_t            *limit;
+    ngx_http_umami_limit_main_conf_t  *ulmcf;
 
     (void) ngx_http_umami_use(cf);
+
+    ulmcf = ngx_http_conf_get_module_main_conf(cf,
+                                               ngx_http_umami_limit_module);
+    ulmcf->used = 1;
 
     value = cf->args->elts;
 
@@ -645,6 +707,38 @@ ngx_http_umami_limit(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 }
 
 
+static char *
+ngx_http_umami_limit_timeout(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
+{
+    ngx_http_umami_limit_main_conf_t *ulmcf = conf;
+
+    ngx_int_t   timeout;
+    ngx_str_t  *value;
+
+    if (ulmcf->timeout != NGX_CONF_UNSET_MSEC) {
+        return "is duplicate";
+    }
+
+    value = cf->args->elts;
+
+    timeout = ngx_parse_time(&value[1], 0);
+
+    if (timeout < 1 || timeout > NGX_HTTP_UMAMI_LIMIT_MAX_TIMEOUT) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "invalid time \"%V\" in \"umami_limit_timeout\", "
+                           "it takes 1ms to 1s, as in "
+                           "\"umami_limit_timeout 5ms;\"", &value[1]);
+        return NGX_CONF_ERROR;
+    }
+
+    (void) ngx_http_umami_use(cf);
+
+    ulmcf->timeout = timeout;
+
+    return NGX_CONF_OK;
+}
+
+
 static ngx_int_t
 ngx_http_umami_limit_init(ngx_conf_t *cf)
 {
@@ -655,10 +749,38 @@ ngx_http_umami_limit_init(ngx_conf_t *cf)
     ulmcf = ngx_http_conf_get_module_main_conf(cf,
                                                ngx_http_umami_limit_module);
 
-    if (umcf->redis == NULL) {
+    ngx_conf_init_msec_value(ulmcf->timeout, NGX_HTTP_UMAMI_LIMIT_TIMEOUT);
+
+    if (umcf->redis == NULL || !ulmcf->used) {
         return NGX_OK;
     }
 
-    return ngx_umami_redis_add_script(umcf->redis, &ngx_umami_counter_lua,
-                                      &ulmcf->script);
+    if (ngx_umami_redis_add_script(umcf->redis, &ngx_umami_counter_lua,
+                                   NGX_HTTP_UMAMI_LIMIT_INTEGERS,
+                                   &ulmcf->script)
+        != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
+
+    ulmcf->tasks = ngx_umami_tasks_create(cf->pool, umcf->redis, umcf->store,
+                                          umcf->stats, umcf->hmac);
+
+    return ulmcf->tasks ? NGX_OK : NGX_ERROR;
+}
+
+
+static ngx_int_t
+ngx_http_umami_limit_init_worker(ngx_cycle_t *cycle)
+{
+    ngx_http_umami_limit_main_conf_t  *ulmcf;
+
+    ulmcf = ngx_http_cycle_get_module_main_conf(cycle,
+                                                ngx_http_umami_limit_module);
+
+    if (ulmcf && ulmcf->tasks && ngx_http_umami_owner()) {
+        ngx_umami_tasks_start(ulmcf->tasks, cycle->log);
+    }
+
+    return NGX_OK;
 }

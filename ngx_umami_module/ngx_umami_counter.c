@@ -79,6 +79,23 @@ ngx_str_t  ngx_umami_counter_lua = ngx_string(
 
 
 void
+ngx_umami_counter_share(ngx_umami_counter_rule_t *rule, ngx_uint_t n,
+    ngx_umami_counter_rule_t *share)
+{
+    *share = *rule;
+
+    share->limit = ngx_max(rule->limit / n, 1);
+
+    if (rule->form == NGX_UMAMI_COUNTER_BUCKET) {
+
+        /* the rate is an integer, one in a longer period is as exact */
+
+        share->period = rule->period * n;
+    }
+}
+
+
+void
 ngx_umami_counter_ask(ngx_umami_counter_rule_t *rule,
     ngx_umami_counter_t *counter, uint64_t now, uint64_t cost,
     ngx_umami_counter_verdict_t *verdict)
@@ -136,18 +153,23 @@ ngx_umami_counter_used(ngx_umami_counter_rule_t *rule,
     ngx_umami_counter_t *counter, uint64_t now)
 {
     double    refill;
-    uint64_t  window, number, left;
+    uint64_t  a, b, limit, window, number, left;
+
+    /* what was counted under a greater limit weighs as much as all of this */
+
+    limit = rule->limit * NGX_UMAMI_COUNTER_ONE;
+    a = ngx_min(counter->a, limit);
+    b = ngx_min(counter->b, limit);
 
     if (rule->form == NGX_UMAMI_COUNTER_BUCKET) {
 
         if (now <= counter->time) {
-            return counter->a;
+            return a;
         }
 
         refill = (double) (now - counter->time) / rule->period * rule->rate;
 
-        return refill < (double) counter->a ? counter->a - (uint64_t) refill
-                                            : 0;
+        return refill < (double) a ? a - (uint64_t) refill : 0;
     }
 
     window = rule->period * NGX_UMAMI_COUNTER_SECOND;
@@ -158,16 +180,16 @@ ngx_umami_counter_used(ngx_umami_counter_rule_t *rule,
     }
 
     if (number < counter->time) {
-        return counter->a + counter->b;
+        return a + b;
     }
 
     left = window - now % window;
 
     if (number == counter->time) {
-        return counter->a + (uint64_t) (counter->b * ((double) left / window));
+        return a + (uint64_t) (b * ((double) left / window));
     }
 
-    return (uint64_t) (counter->a * ((double) left / window));
+    return (uint64_t) (a * ((double) left / window));
 }
 
 
@@ -177,7 +199,7 @@ static uint64_t
 ngx_umami_counter_retry(ngx_umami_counter_rule_t *rule,
     ngx_umami_counter_t *counter, uint64_t now, uint64_t over)
 {
-    double    window, left, present, previous, wait;
+    double    window, left, limit, present, previous, wait;
     uint64_t  number, fades;
 
     if (rule->form == NGX_UMAMI_COUNTER_BUCKET) {
@@ -194,8 +216,9 @@ ngx_umami_counter_retry(ngx_umami_counter_rule_t *rule,
         left -= now % (rule->period * NGX_UMAMI_COUNTER_SECOND);
     }
 
-    present = (double) counter->a;
-    previous = (double) counter->b;
+    limit = (double) rule->limit * NGX_UMAMI_COUNTER_ONE;
+    present = ngx_min((double) counter->a, limit);
+    previous = ngx_min((double) counter->b, limit);
 
     if (number > counter->time) {
         previous = (number == counter->time + 1) ? present : 0;

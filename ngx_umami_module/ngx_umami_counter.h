@@ -55,6 +55,10 @@ typedef struct {
 } ngx_umami_counter_verdict_t;
 
 
+/* the part of one of "n" tasks that divide a rule among them */
+void ngx_umami_counter_share(ngx_umami_counter_rule_t *rule, ngx_uint_t n,
+    ngx_umami_counter_rule_t *share);
+
 /* judges "cost" requests at "now"; the counter itself is not changed */
 void ngx_umami_counter_ask(ngx_umami_counter_rule_t *rule,
     ngx_umami_counter_t *counter, uint64_t now, uint64_t cost,

@@ -18,6 +18,9 @@
 
 typedef struct {
     ngx_str_t    ca;
+    ngx_str_t    cert;
+    ngx_str_t    key;
+    ngx_str_t    name;
     ngx_flag_t   verify;
     ngx_flag_t   secure;
 } ngx_umami_redis_tls_t;
@@ -29,6 +32,10 @@ static char *ngx_umami_redis_scheme(ngx_umami_url_t *url, ngx_str_t *database,
     ngx_flag_t *secure);
 static char *ngx_umami_redis_parameters(ngx_conf_t *cf, ngx_umami_url_t *url,
     ngx_str_t *database, ngx_umami_redis_tls_t *tls);
+static ngx_str_t *ngx_umami_redis_tls_value(ngx_umami_redis_tls_t *tls,
+    ngx_str_t *name);
+static char *ngx_umami_redis_secure(ngx_conf_t *cf, ngx_umami_redis_t *redis,
+    ngx_umami_url_t *url, ngx_umami_redis_tls_t *tls);
 static ngx_flag_t ngx_umami_redis_equal(ngx_str_t *value, char *text);
 static void ngx_umami_redis_cleanup(void *data);
 static ngx_int_t ngx_umami_redis_init(ngx_umami_redis_t *redis);
@@ -81,6 +88,7 @@ ngx_umami_redis_create(ngx_conf_t *cf, ngx_str_t *url, char **err)
     redis->link.data = redis;
     redis->link.open = ngx_umami_redis_talk_open;
     redis->link.read = ngx_umami_redis_talk_read;
+    redis->link.written = ngx_umami_redis_talk_written;
     redis->link.lost = ngx_umami_redis_talk_lost;
 
     *err = ngx_umami_redis_configure(cf, redis, url);
@@ -149,15 +157,7 @@ ngx_umami_redis_configure(ngx_conf_t *cf, ngx_umami_redis_t *redis,
         return err;
     }
 
-    if (tls.secure) {
-        redis->link.tls = ngx_umami_tls_create(cf, &url.host, &tls.ca,
-                                               tls.verify, &err);
-        if (redis->link.tls == NULL) {
-            return err;
-        }
-    }
-
-    return NULL;
+    return tls.secure ? ngx_umami_redis_secure(cf, redis, &url, &tls) : NULL;
 }
 
 
@@ -216,7 +216,7 @@ ngx_umami_redis_parameters(ngx_conf_t *cf, ngx_umami_url_t *url,
 {
     char       *err;
     u_char     *text;
-    ngx_str_t   name, value, *query;
+    ngx_str_t   name, value, *query, *known;
 
     query = &url->query;
 
@@ -231,11 +231,13 @@ ngx_umami_redis_parameters(ngx_conf_t *cf, ngx_umami_url_t *url,
             return NULL;
         }
 
-        if (ngx_umami_redis_equal(&name, "db")) {
-            *database = value;
+        known = tls->secure ? ngx_umami_redis_tls_value(tls, &name) : NULL;
 
-        } else if (tls->secure && ngx_umami_redis_equal(&name, "ca")) {
-            tls->ca = value;
+        if (known && value.len) {
+            *known = value;
+
+        } else if (ngx_umami_redis_equal(&name, "db")) {
+            *database = value;
 
         } else if (tls->secure && ngx_umami_redis_equal(&name, "verify")
                    && ngx_umami_redis_equal(&value, "on"))
@@ -264,6 +266,51 @@ ngx_umami_redis_parameters(ngx_conf_t *cf, ngx_umami_url_t *url,
 }
 
 
+static ngx_str_t *
+ngx_umami_redis_tls_value(ngx_umami_redis_tls_t *tls, ngx_str_t *name)
+{
+    if (ngx_umami_redis_equal(name, "ca")) {
+        return &tls->ca;
+    }
+
+    if (ngx_umami_redis_equal(name, "cert")) {
+        return &tls->cert;
+    }
+
+    if (ngx_umami_redis_equal(name, "key")) {
+        return &tls->key;
+    }
+
+    return ngx_umami_redis_equal(name, "servername") ? &tls->name : NULL;
+}
+
+
+static char *
+ngx_umami_redis_secure(ngx_conf_t *cf, ngx_umami_redis_t *redis,
+    ngx_umami_url_t *url, ngx_umami_redis_tls_t *tls)
+{
+    char  *err;
+
+    if ((tls->cert.len == 0) != (tls->key.len == 0)) {
+        return "needs \"cert\" and \"key\" together";
+    }
+
+    redis->link.tls = ngx_umami_tls_create(cf, tls->name.len ? &tls->name
+                                                             : &url->host,
+                                           &tls->ca, tls->verify, &err);
+    if (redis->link.tls == NULL) {
+        return err;
+    }
+
+    if (tls->cert.len == 0) {
+        return NULL;
+    }
+
+    return ngx_umami_tls_certificate(cf, redis->link.tls, &tls->cert,
+                                     &tls->key);
+}
+
+
 static ngx_flag_t
 ngx_umami_redis_equal(ngx_str_t *value, char *text)
 {
@@ -274,7 +321,7 @@ ngx_umami_redis_equal(ngx_str_t *value, char *text)
 
 ngx_int_t
 ngx_umami_redis_add_script(ngx_umami_redis_t *redis, ngx_str_t *source,
-    ngx_uint_t *index)
+    ngx_uint_t integers, ngx_uint_t *index)
 {
     u_char                     sum[NGX_UMAMI_REDIS_SHA1];
     ngx_sha1_t                 sha1;
@@ -286,6 +333,7 @@ ngx_umami_redis_add_script(ngx_umami_redis_t *redis, ngx_str_t *source,
     }
 
     script->source = *source;
+    script->integers = integers;
     script->loading = 0;
 
     script->sha1.len = 2 * NGX_UMAMI_REDIS_SHA1;
@@ -407,6 +455,8 @@ ngx_umami_redis_eval(ngx_umami_redis_t *redis, ngx_uint_t script,
     }
 
     *reason = NGX_UMAMI_REDIS_BUSY;
+
+    redis->prompt = ngx_min(redis->prompt, ngx_max(budget, 1));
 
     op = ngx_umami_redis_op(redis, NGX_UMAMI_REDIS_EVALSHA);
     if (op == NULL) {

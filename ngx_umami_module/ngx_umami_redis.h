@@ -65,16 +65,17 @@ typedef void (*ngx_umami_redis_pt)(void *data, ngx_umami_redis_reply_t *reply);
 
 /*
  * Configuration time; no I/O.  The URL: redis://[[user]:password@]host[:port]
- * [/db], rediss:// for TLS with [?ca=/path][&verify=off], or unix:[//[user]
- * :password@]/path[?db=N].  On failure NULL, and *err says why without quoting
- * more of the URL than the name of an invalid parameter.  The scripts, whose
- * text is not copied, are loaded into Redis with each new connection;
- * ngx_umami_redis_eval() names them by index.
+ * [/db], rediss:// for TLS with [?ca=/path][&cert=/path&key=/path][&verify=off]
+ * [&servername=name], or unix:[//[user]:password@]/path[?db=N].  On failure
+ * NULL, and *err says why without quoting more of the URL than the name of an
+ * invalid parameter.  The scripts, whose text is not copied, are loaded into
+ * Redis with each new connection; ngx_umami_redis_eval() names them by index.
+ * One returns "integers" for each key; any other reply ends the connection.
  */
 ngx_umami_redis_t *ngx_umami_redis_create(ngx_conf_t *cf, ngx_str_t *url,
     char **err);
 ngx_int_t ngx_umami_redis_add_script(ngx_umami_redis_t *redis,
-    ngx_str_t *source, ngx_uint_t *index);
+    ngx_str_t *source, ngx_uint_t integers, ngx_uint_t *index);
 
 /* the host must be looked up: a resolver has to be set before workers start */
 ngx_flag_t ngx_umami_redis_named(ngx_umami_redis_t *redis);

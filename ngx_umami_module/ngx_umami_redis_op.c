@@ -16,11 +16,14 @@
 
 static ngx_uint_t ngx_umami_redis_op_argv(ngx_umami_redis_op_t *op,
     ngx_str_t *argv, u_char *nkeys);
+static void ngx_umami_redis_op_enqueue(ngx_umami_redis_op_t *op);
 static void ngx_umami_redis_op_unwait(ngx_umami_redis_op_t *op);
 static ngx_flag_t ngx_umami_redis_op_holds(ngx_umami_redis_op_t *op);
 static void ngx_umami_redis_op_move(ngx_umami_redis_t *redis,
     ngx_queue_t *queue);
 static void ngx_umami_redis_op_expire(ngx_event_t *ev);
+static ngx_flag_t ngx_umami_redis_op_early(ngx_umami_redis_op_t *op);
+static void ngx_umami_redis_op_late(ngx_umami_redis_t *redis);
 
 
 void
@@ -86,6 +89,7 @@ ngx_umami_redis_op(ngx_umami_redis_t *redis, ngx_umami_redis_command_e command)
     op->nkeys = 0;
     op->nargs = 0;
     op->greeting = 0;
+    op->probe = 0;
 
     return op;
 }
@@ -176,6 +180,7 @@ ngx_umami_redis_op_send(ngx_umami_redis_op_t *op)
     ngx_queue_insert_tail(&redis->sent, &op->queue);
     op->place = NGX_UMAMI_REDIS_SENT;
     op->sent = ngx_current_msec;
+    op->written = 0;
 
     redis->link.connection->idle = 0;
 
@@ -257,15 +262,36 @@ void
 ngx_umami_redis_op_wait(ngx_umami_redis_op_t *op, ngx_msec_t budget,
     ngx_umami_redis_pt handler, void *data)
 {
-    ngx_queue_t           *q;
-    ngx_umami_redis_t     *redis;
-    ngx_umami_redis_op_t  *prev;
+    ngx_umami_redis_t  *redis;
 
     redis = op->redis;
 
     op->handler = handler;
     op->data = data;
-    op->deadline = ngx_current_msec + ngx_max(budget, 1);
+    op->budget = ngx_max(budget, 1);
+    op->deadline = ngx_current_msec + op->budget;
+
+    ngx_umami_redis_op_enqueue(op);
+
+    if (ngx_umami_redis_op_holds(op)) {
+        redis->nholding++;
+        redis->deadline.cancelable = 0;
+    }
+
+    if (ngx_queue_head(&redis->waiting) == &op->waiting) {
+        ngx_umami_redis_arm(&redis->deadline, op->deadline);
+    }
+}
+
+
+static void
+ngx_umami_redis_op_enqueue(ngx_umami_redis_op_t *op)
+{
+    ngx_queue_t           *q;
+    ngx_umami_redis_t     *redis;
+    ngx_umami_redis_op_t  *prev;
+
+    redis = op->redis;
 
     /* budgets are nearly equal: the place is at the end, or close to it */
 
@@ -281,15 +307,6 @@ ngx_umami_redis_op_wait(ngx_umami_redis_op_t *op, ngx_msec_t budget,
     }
 
     ngx_queue_insert_after(q, &op->waiting);
-
-    if (ngx_umami_redis_op_holds(op)) {
-        redis->nholding++;
-        redis->deadline.cancelable = 0;
-    }
-
-    if (ngx_queue_head(&redis->waiting) == &op->waiting) {
-        ngx_umami_redis_arm(&redis->deadline, op->deadline);
-    }
 }
 
 
@@ -467,15 +484,12 @@ ngx_umami_redis_op_expire(ngx_event_t *ev)
             continue;
         }
 
-        if (++redis->expired >= NGX_UMAMI_REDIS_MAX_EXPIRED
-            && !redis->suspect)
-        {
-            redis->suspect = 1;
-            redis->probe = ngx_min(redis->probe * 2, NGX_UMAMI_REDIS_MAX_PROBE);
+        if (ngx_umami_redis_op_early(op)) {
+            continue;
+        }
 
-            ngx_log_error(NGX_LOG_INFO, &redis->link.log, 0,
-                          "redis is late, it is not asked for %M ms",
-                          redis->probe);
+        if (!op->probe) {
+            ngx_umami_redis_op_late(redis);
         }
 
         ngx_memzero(&reply, sizeof(ngx_umami_redis_reply_t));
@@ -490,4 +504,46 @@ ngx_umami_redis_op_expire(ngx_event_t *ev)
         ngx_umami_redis_op_tell(op, &reply);
         ngx_umami_redis_op_recycle(op);
     }
+}
+
+
+/*
+ * Its time began with the turn of the event loop that sent it, at whose end it
+ * was written.  A long turn is no fault of Redis.
+ */
+
+static ngx_flag_t
+ngx_umami_redis_op_early(ngx_umami_redis_op_t *op)
+{
+    if (op->place != NGX_UMAMI_REDIS_SENT
+        || !op->written
+        || ngx_current_msec - op->sent >= op->budget)
+    {
+        return 0;
+    }
+
+    ngx_queue_remove(&op->waiting);
+
+    op->deadline = op->sent + op->budget;
+
+    ngx_umami_redis_op_enqueue(op);
+
+    return 1;
+}
+
+
+static void
+ngx_umami_redis_op_late(ngx_umami_redis_t *redis)
+{
+    if (++redis->expired < NGX_UMAMI_REDIS_MAX_EXPIRED || redis->suspect) {
+        return;
+    }
+
+    redis->suspect = 1;
+    redis->probe = ngx_min(redis->probe * 2, NGX_UMAMI_REDIS_MAX_PROBE);
+    redis->jitter = ngx_random() % NGX_UMAMI_REDIS_JITTER;
+
+    ngx_log_error(NGX_LOG_INFO, &redis->link.log, 0,
+                  "redis is late, it is not asked for %M ms",
+                  ngx_umami_redis_talk_pause(redis));
 }

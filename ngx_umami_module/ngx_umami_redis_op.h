@@ -23,6 +23,8 @@
 
 #define NGX_UMAMI_REDIS_MAX_EXPIRED  5      /* in a row: suspect */
 
+#define NGX_UMAMI_REDIS_JITTER       1024   /* what "jitter" is a part of */
+
 
 typedef enum {
     NGX_UMAMI_REDIS_AUTH = 0,
@@ -58,6 +60,7 @@ struct ngx_umami_redis_op_s {
     ngx_umami_redis_pt          handler;
     void                       *data;
 
+    ngx_msec_t                  budget;
     ngx_msec_t                  deadline;
     ngx_msec_t                  sent;
 
@@ -70,12 +73,15 @@ struct ngx_umami_redis_op_s {
     size_t                      size;       /* allocated for args */
 
     unsigned                    greeting:1;
+    unsigned                    probe:1;
+    unsigned                    written:1;  /* at the time "sent" */
 };
 
 
 typedef struct {
     ngx_str_t                   source;
     ngx_str_t                   sha1;       /* in hexadecimal */
+    ngx_uint_t                  integers;   /* in its reply, for each key */
     ngx_uint_t                  loading;    /* unsigned  loading:1; */
 } ngx_umami_redis_script_t;
 
@@ -106,7 +112,9 @@ struct ngx_umami_redis_s {
     ngx_uint_t                  nholding;   /* evaluations that wait */
     ngx_uint_t                  greeting;   /* replies that are missing */
     ngx_uint_t                  expired;    /* in a row, without a reply */
-    ngx_msec_t                  probe;      /* pause before such a PING */
+    ngx_msec_t                  prompt;     /* the least budget there was */
+    ngx_msec_t                  probe;      /* pause before a suspect's PING */
+    ngx_uint_t                  jitter;     /* of pauses, anew for each */
     ngx_msec_t                  active;     /* when the last reply came */
     time_t                      complained; /* when an error was logged */
 
@@ -146,8 +154,10 @@ void ngx_umami_redis_op_fail(ngx_umami_redis_t *redis,
 void ngx_umami_redis_talk_init(ngx_umami_redis_t *redis);
 void ngx_umami_redis_talk_open(void *data);
 void ngx_umami_redis_talk_read(void *data, u_char *pos, u_char *last);
+void ngx_umami_redis_talk_written(void *data);
 void ngx_umami_redis_talk_lost(void *data);
 void ngx_umami_redis_talk_watch(ngx_umami_redis_t *redis);
+ngx_msec_t ngx_umami_redis_talk_pause(ngx_umami_redis_t *redis);
 
 
 /* "time" is an absolute one; a timer that is set earlier is left alone */

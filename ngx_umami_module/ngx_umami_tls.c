@@ -80,6 +80,30 @@ ngx_umami_tls_create(ngx_conf_t *cf, ngx_str_t *host, ngx_str_t *ca,
 }
 
 
+char *
+ngx_umami_tls_certificate(ngx_conf_t *cf, ngx_umami_tls_t *tls,
+    ngx_str_t *cert, ngx_str_t *key)
+{
+    ngx_str_t    none;
+    ngx_array_t  passwords;
+
+    /* one that opens nothing: without any, OpenSSL asks the terminal */
+
+    ngx_str_set(&none, "");
+
+    ngx_memzero(&passwords, sizeof(ngx_array_t));
+    passwords.elts = &none;
+    passwords.nelts = 1;
+
+    if (ngx_ssl_certificate(cf, &tls->ssl, cert, key, &passwords) != NGX_OK) {
+        return "names a \"cert\" and a \"key\" that cannot be used: both have "
+               "to be there, to belong together, and not to be encrypted";
+    }
+
+    return NULL;
+}
+
+
 ngx_int_t
 ngx_umami_tls_handshake(ngx_umami_tls_t *tls, ngx_connection_t *c,
     ngx_umami_tls_pt handler)
@@ -178,6 +202,14 @@ ngx_umami_tls_create(ngx_conf_t *cf, ngx_str_t *host, ngx_str_t *ca,
 {
     *err = "asks for TLS, which this nginx was built without";
 
+    return NULL;
+}
+
+
+char *
+ngx_umami_tls_certificate(ngx_conf_t *cf, ngx_umami_tls_t *tls,
+    ngx_str_t *cert, ngx_str_t *key)
+{
     return NULL;
 }
 

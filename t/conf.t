@@ -135,12 +135,26 @@ for (['127.0.0.1:3000', 'starts with neither'],
 bad(http => 'umami_upstream http://127.0.0.1; umami_upstream http://[::1];',
     '"umami_upstream" directive is duplicate');
 
+# umami_limit_timeout
+
+good(http => "umami_limit_timeout $_;") for qw/ 1ms 5ms 250ms 1s 1000ms /;
+
+for (qw/ 0 0ms 5 1001ms 2s -1 five 1m /) {
+    bad(http => "umami_limit_timeout $_;", "invalid time \"$_\" in "
+        . '"umami_limit_timeout", it takes 1ms to 1s, as in '
+        . '"umami_limit_timeout 5ms;"');
+}
+
+bad(http => 'umami_limit_timeout 5ms; umami_limit_timeout 6ms;',
+    '"umami_limit_timeout" directive is duplicate');
+
 # umami_redis
 
 good(http => "umami_redis $_;") for qw{
     redis://127.0.0.1 redis://127.0.0.1:6379/0 redis://:pass@127.0.0.1/15
     redis://user:p%40ss@[::1]:6380 redis://localhost?db=3
-    rediss://127.0.0.1 rediss://127.0.0.1?verify=off unix:/run/redis.sock };
+    rediss://127.0.0.1 rediss://127.0.0.1?verify=off unix:/run/redis.sock
+    rediss://127.0.0.1/2?servername=cache.internal&verify=on };
 
 for (['127.0.0.1', 'has no scheme'],
     ['http://127.0.0.1', 'has an unknown scheme'],
@@ -557,6 +571,7 @@ my %levels = (
     'umami_postgres postgresql://u@127.0.0.1/d' => [qw/ http /],
     'umami_secret 0123456789abcdef' => [qw/ http /],
     'umami_limit_rule a key=x rate=1r/s' => [qw/ http /],
+    'umami_limit_timeout 5ms' => [qw/ http /],
     'umami_client peer' => [qw/ http server location /],
     'umami_cors any' => [qw/ http server location /],
     'umami_limit base' => [qw/ location /],
