@@ -7,80 +7,33 @@
 #include <ngx_config.h>
 #include <ngx_core.h>
 #include <ngx_http.h>
-#include "ngx_http_umami.h"
-#include "ngx_umami_tasks.h"
+#include "ngx_http_umami_limit_redis.h"
 
 
 /* how long a request waits for Redis, milliseconds */
 #define NGX_HTTP_UMAMI_LIMIT_TIMEOUT      5
 #define NGX_HTTP_UMAMI_LIMIT_MAX_TIMEOUT  1000
 
-/* in one location: what one command to Redis holds */
-#define NGX_HTTP_UMAMI_LIMIT_MAX_RULES 16
-
-/* arguments of a key in ngx_umami_counter_lua */
-#define NGX_HTTP_UMAMI_LIMIT_ARGS      6
-
-/* and what it returns for one */
-#define NGX_HTTP_UMAMI_LIMIT_INTEGERS  3
-
-#define NGX_HTTP_UMAMI_LIMIT_HEX       (NGX_UMAMI_LOCAL_KEY * 2)
-
-
-typedef struct {
-    ngx_str_t                      name;
-    ngx_http_umami_rule_t         *rule;      /* found when merging */
-    ngx_uint_t                     dry_run;
-} ngx_http_umami_limit_t;
-
-
-typedef struct {
-    ngx_msec_t                     timeout;
-    ngx_umami_tasks_t             *tasks;     /* NULL: there is no Redis */
-    ngx_flag_t                     used;
-    ngx_uint_t                     script;
-    ngx_uint_t                     redis;     /* the first of the reasons' */
-    ngx_uint_t                     forgotten;
-} ngx_http_umami_limit_main_conf_t;
+/* what ngx_umami_counter_lua returns for a key */
+#define NGX_HTTP_UMAMI_LIMIT_INTEGERS     3
 
 
 typedef struct {
     ngx_array_t                   *limits;    /* ngx_http_umami_limit_t */
+    ngx_flag_t                     dry_run;
 } ngx_http_umami_limit_loc_conf_t;
 
 
-/* one decision; lives in the request's pool */
-
-typedef struct {
-    ngx_http_umami_ctx_t          *ctx;
-    ngx_umami_redis_op_t          *op;        /* NULL: nothing is awaited */
-    ngx_uint_t                     n;
-    ngx_umami_local_ask_t         *asks;
-    ngx_http_umami_limit_t       **limits;
-} ngx_http_umami_limit_ctx_t;
-
-
 static ngx_int_t ngx_http_umami_limit_collect(ngx_http_request_t *r,
-    ngx_http_umami_limit_ctx_t *lctx, ngx_array_t *limits);
-static ngx_int_t ngx_http_umami_limit_redis(ngx_http_request_t *r,
-    ngx_http_umami_limit_ctx_t *lctx);
-static void ngx_http_umami_limit_reply(void *data,
-    ngx_umami_redis_reply_t *reply);
-static void ngx_http_umami_limit_failed(ngx_http_request_t *r,
-    ngx_http_umami_limit_ctx_t *lctx, ngx_umami_redis_reason_e reason);
-static void ngx_http_umami_limit_share(ngx_http_request_t *r,
-    ngx_http_umami_limit_ctx_t *lctx, ngx_uint_t tasks);
-static void ngx_http_umami_limit_local(ngx_http_request_t *r,
-    ngx_http_umami_limit_ctx_t *lctx);
-static ngx_int_t ngx_http_umami_limit_verdict(ngx_http_request_t *r,
-    ngx_http_umami_limit_ctx_t *lctx);
-static void ngx_http_umami_limit_count(ngx_http_request_t *r, ngx_uint_t i);
+    ngx_http_umami_limit_ctx_t *lctx, ngx_flag_t early);
 
 static ngx_int_t ngx_http_umami_limit_add_counters(ngx_conf_t *cf);
 static void *ngx_http_umami_limit_create_main_conf(ngx_conf_t *cf);
 static void *ngx_http_umami_limit_create_loc_conf(ngx_conf_t *cf);
 static char *ngx_http_umami_limit_merge_loc_conf(ngx_conf_t *cf, void *parent,
     void *child);
+static char *ngx_http_umami_limit_rules(ngx_conf_t *cf,
+    ngx_http_umami_limit_loc_conf_t *ullcf);
 static char *ngx_http_umami_limit(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
 static char *ngx_http_umami_limit_timeout(ngx_conf_t *cf, ngx_command_t *cmd,
@@ -91,19 +44,14 @@ static ngx_int_t ngx_http_umami_limit_init_worker(ngx_cycle_t *cycle);
 
 static ngx_umami_stats_family_t  ngx_http_umami_limit_redis_family = {
     ngx_string("umami_limit_redis_total"),
-    ngx_string("Decisions by what Redis said; all but \"ok\" were counted "
-               "in shared memory."), 0
+    ngx_string("Decisions by what Redis said; all but \"ok\" were made by "
+               "on_error."), 0
 };
 
 
 static ngx_umami_stats_family_t  ngx_http_umami_limit_forgotten_family = {
     ngx_string("umami_limit_forgotten_total"),
     ngx_string("Counters that made room for others in a full umami_zone."), 0
-};
-
-
-static ngx_str_t  ngx_http_umami_limit_flags[] = {
-    ngx_string("0"), ngx_string("1")
 };
 
 
@@ -121,6 +69,13 @@ static ngx_command_t  ngx_http_umami_limit_commands[] = {
       ngx_http_umami_limit_timeout,
       NGX_HTTP_MAIN_CONF_OFFSET,
       0,
+      NULL },
+
+    { ngx_string("umami_limit_dry_run"),
+      NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_FLAG,
+      ngx_conf_set_flag_slot,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      offsetof(ngx_http_umami_limit_loc_conf_t, dry_run),
       NULL },
 
       ngx_null_command
@@ -161,36 +116,42 @@ ngx_module_t  ngx_http_umami_limit_module = {
 ngx_int_t
 ngx_http_umami_limit_step(ngx_http_request_t *r, ngx_http_umami_ctx_t *ctx)
 {
-    ngx_http_umami_main_conf_t       *umcf;
-    ngx_http_umami_limit_ctx_t       *lctx;
-    ngx_http_umami_limit_loc_conf_t  *ullcf;
+    ngx_uint_t                   i;
+    ngx_http_umami_main_conf_t  *umcf;
+    ngx_http_umami_limit_ctx_t  *lctx;
 
-    lctx = ctx->limit;
-
-    if (lctx) {
-        return ngx_http_umami_limit_verdict(r, lctx);
-    }
-
-    ullcf = ngx_http_get_module_loc_conf(r, ngx_http_umami_limit_module);
-
-    lctx = ngx_pcalloc(r->pool, sizeof(ngx_http_umami_limit_ctx_t));
+    lctx = ngx_http_umami_limit_begin(r, ctx);
     if (lctx == NULL) {
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
-    lctx->ctx = ctx;
+    if (lctx->asked) {
+        ngx_http_umami_over_remember(r, lctx);
+        return ngx_http_umami_verdict(r, lctx);
+    }
 
-    if (ngx_http_umami_limit_collect(r, lctx, ullcf->limits) != NGX_OK) {
+    if (ngx_http_umami_limit_collect(r, lctx, 0) != NGX_OK) {
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
-    if (lctx->n == 0) {
-        return NGX_OK;
+    for (i = 0; i < lctx->n; i++) {
+
+        if (ngx_http_umami_rule_cost(r, ctx, lctx->limits[i]->rule,
+                                     &lctx->asks[i].cost)
+            != NGX_OK)
+        {
+            return NGX_HTTP_INTERNAL_SERVER_ERROR;
+        }
     }
 
-    ctx->limit = lctx;
+    if (lctx->n == 0 || ngx_http_umami_over_known(r, lctx)) {
+        return ngx_http_umami_verdict(r, lctx);
+    }
 
     umcf = ngx_http_get_module_main_conf(r, ngx_umami_module);
+
+    lctx->asked = 1;
+    lctx->time = ngx_current_msec;
 
     if (umcf->redis) {
 
@@ -199,71 +160,101 @@ ngx_http_umami_limit_step(ngx_http_request_t *r, ngx_http_umami_ctx_t *ctx)
         }
 
     } else {
-        ngx_http_umami_limit_local(r, lctx);
+        ngx_http_umami_limit_local(r, lctx, lctx->n,
+                                   NGX_HTTP_UMAMI_LIMIT_ASKED);
     }
 
-    return ngx_http_umami_limit_verdict(r, lctx);
+    ngx_http_umami_over_remember(r, lctx);
+
+    return ngx_http_umami_verdict(r, lctx);
 }
 
 
-/* the keys of those rules that apply to the request */
+ngx_http_umami_limit_ctx_t *
+ngx_http_umami_limit_begin(ngx_http_request_t *r, ngx_http_umami_ctx_t *ctx)
+{
+    u_char                      *p;
+    ngx_uint_t                   n;
+    ngx_http_umami_loc_conf_t   *ulcf;
+    ngx_http_umami_limit_ctx_t  *lctx;
+
+    ulcf = ngx_http_get_module_loc_conf(r, ngx_http_umami_request_module);
+
+    lctx = ctx->limit;
+
+    /* what another location began, an error page may have led away from */
+
+    if (lctx && (lctx->asked || lctx->rules == ulcf->limits)) {
+        return lctx;
+    }
+
+    n = ulcf->limits->nelts;
+
+    p = ngx_pcalloc(r->pool, sizeof(ngx_http_umami_limit_ctx_t)
+                             + n * (sizeof(ngx_umami_local_ask_t)
+                                    + sizeof(ngx_http_umami_verdict_t)
+                                    + sizeof(ngx_http_umami_limit_t *)));
+    if (p == NULL) {
+        return NULL;
+    }
+
+    lctx = (ngx_http_umami_limit_ctx_t *) p;
+
+    lctx->ctx = ctx;
+    lctx->rules = ulcf->limits;
+    lctx->asks = (ngx_umami_local_ask_t *) (lctx + 1);
+
+    ctx->verdicts = (ngx_http_umami_verdict_t *) (lctx->asks + n);
+    ctx->nverdicts = 0;
+
+    lctx->limits = (ngx_http_umami_limit_t **) (ctx->verdicts + n);
+
+    if (ngx_http_umami_limit_collect(r, lctx, 1) != NGX_OK) {
+        return NULL;
+    }
+
+    ctx->limit = lctx;
+
+    return lctx;
+}
+
+
+/* those rules that apply to the request, either early ones or the others */
 
 static ngx_int_t
 ngx_http_umami_limit_collect(ngx_http_request_t *r,
-    ngx_http_umami_limit_ctx_t *lctx, ngx_array_t *limits)
+    ngx_http_umami_limit_ctx_t *lctx, ngx_flag_t early)
 {
-    u_char                       digest[NGX_UMAMI_HMAC_LEN];
-    ngx_str_t                    parts[2];
-    ngx_uint_t                   i, cost;
-    ngx_umami_local_ask_t       *ask;
-    ngx_http_umami_limit_t      *limit;
-    ngx_http_umami_main_conf_t  *umcf;
+    ngx_int_t                rc;
+    ngx_uint_t               i;
+    ngx_http_umami_rule_t   *lr;
+    ngx_umami_local_ask_t   *ask;
+    ngx_http_umami_limit_t  *limit;
 
-    umcf = ngx_http_get_module_main_conf(r, ngx_umami_module);
+    limit = lctx->rules->elts;
 
-    lctx->asks = ngx_palloc(r->pool, limits->nelts
-                                     * (sizeof(ngx_umami_local_ask_t)
-                                        + sizeof(ngx_http_umami_limit_t *)));
-    if (lctx->asks == NULL) {
-        return NGX_ERROR;
-    }
+    for (i = 0; i < lctx->rules->nelts; i++) {
 
-    lctx->limits = (ngx_http_umami_limit_t **) (lctx->asks + limits->nelts);
+        lr = limit[i].rule;
 
-    /*
-     * A batch costs as many requests as it has items, but at most the whole of
-     * a bucket: it waits for a full one, and is not refused for ever.
-     */
-
-    cost = lctx->ctx->body ? ngx_max(lctx->ctx->body->items, 1) : 1;
-
-    limit = limits->elts;
-
-    for (i = 0; i < limits->nelts; i++) {
-
-        if (ngx_http_complex_value(r, &limit[i].rule->key, &parts[1])
-            != NGX_OK)
-        {
-            return NGX_ERROR;
-        }
-
-        if (parts[1].len == 0) {
-            ngx_http_umami_limit_count(r, limit[i].rule->counters
-                                          + NGX_HTTP_UMAMI_RULE_EXEMPT);
+        if (lr->early != early) {
             continue;
-        }
-
-        parts[0] = limit[i].rule->version;
-
-        if (ngx_umami_hmac_sign(umcf->hmac, parts, 2, digest) != NGX_OK) {
-            return NGX_ERROR;
         }
 
         ask = &lctx->asks[lctx->n];
 
-        ngx_memcpy(ask->key, digest, NGX_UMAMI_LOCAL_KEY);
-        ask->rule = &limit[i].rule->counter;
-        ask->cost = ngx_min(cost, limit[i].rule->counter.limit);
+        rc = ngx_http_umami_rule_ask(r, lctx->ctx, lr, ask);
+
+        if (rc == NGX_ERROR) {
+            return NGX_ERROR;
+        }
+
+        if (rc == NGX_DECLINED) {
+            ngx_http_umami_limit_count(r, lr->counters
+                                          + NGX_HTTP_UMAMI_RULE_EXEMPT);
+            continue;
+        }
+
         ask->dry_run = limit[i].dry_run;
 
         lctx->limits[lctx->n++] = &limit[i];
@@ -273,175 +264,28 @@ ngx_http_umami_limit_collect(ngx_http_request_t *r,
 }
 
 
-static ngx_int_t
-ngx_http_umami_limit_redis(ngx_http_request_t *r,
-    ngx_http_umami_limit_ctx_t *lctx)
-{
-    u_char                            *p;
-    size_t                             len;
-    ngx_str_t                         *args, *arg, *key;
-    ngx_uint_t                         i, j;
-    ngx_http_umami_rule_t             *lr;
-    ngx_umami_redis_reason_e           reason;
-    ngx_http_umami_main_conf_t        *umcf;
-    ngx_http_umami_limit_main_conf_t  *ulmcf;
-
-    umcf = ngx_http_get_module_main_conf(r, ngx_umami_module);
-    ulmcf = ngx_http_get_module_main_conf(r, ngx_http_umami_limit_module);
-
-    len = lctx->n * ((1 + NGX_HTTP_UMAMI_LIMIT_ARGS) * sizeof(ngx_str_t)
-                     + NGX_HTTP_UMAMI_LIMIT_HEX + NGX_INT64_LEN);
-
-    for (i = 0; i < lctx->n; i++) {
-        len += lctx->limits[i]->rule->prefix.len;
-    }
-
-    args = ngx_palloc(r->pool, len);
-    if (args == NULL) {
-        ngx_http_umami_limit_local(r, lctx);
-        return NGX_OK;
-    }
-
-    key = args;
-    arg = args + lctx->n;
-    p = (u_char *) (arg + lctx->n * NGX_HTTP_UMAMI_LIMIT_ARGS);
-
-    for (i = 0; i < lctx->n; i++) {
-
-        lr = lctx->limits[i]->rule;
-
-        key->data = p;
-        p = ngx_cpymem(p, lr->prefix.data, lr->prefix.len);
-        p = ngx_hex_dump(p, lctx->asks[i].key, NGX_UMAMI_LOCAL_KEY);
-        key->len = p - key->data;
-        key++;
-
-        arg->data = p;
-        p = ngx_sprintf(p, "%uL", lctx->asks[i].cost);
-        arg->len = p - arg->data;
-        arg++;
-
-        for (j = 0; j < 4; j++) {
-            *arg++ = lr->args[j];
-        }
-
-        *arg++ = ngx_http_umami_limit_flags[lctx->limits[i]->dry_run];
-    }
-
-    lctx->op = ngx_umami_redis_eval(umcf->redis, ulmcf->script, lctx->n,
-                                    lctx->n * (1 + NGX_HTTP_UMAMI_LIMIT_ARGS),
-                                    args, ulmcf->timeout,
-                                    ngx_http_umami_limit_reply, lctx, &reason);
-
-    if (lctx->op == NULL) {
-        ngx_http_umami_limit_failed(r, lctx, reason);
-        return NGX_OK;
-    }
-
-    return NGX_AGAIN;
-}
-
-
-static void
-ngx_http_umami_limit_reply(void *data, ngx_umami_redis_reply_t *reply)
-{
-    ngx_http_umami_limit_ctx_t *lctx = data;
-
-    int64_t                           *integers;
-    ngx_uint_t                         i;
-    ngx_http_request_t                *r;
-    ngx_umami_counter_verdict_t       *verdict;
-    ngx_http_umami_limit_main_conf_t  *ulmcf;
-
-    r = lctx->ctx->request;
-    lctx->op = NULL;
-
-    if (reply->reason == NGX_UMAMI_REDIS_OK) {
-        integers = reply->integers;
-
-        for (i = 0; i < lctx->n; i++) {
-            verdict = &lctx->asks[i].verdict;
-
-            verdict->allowed = (*integers++ != 0);
-            verdict->remaining = *integers++;
-            verdict->retry = *integers++;
-        }
-
-        ulmcf = ngx_http_get_module_main_conf(r, ngx_http_umami_limit_module);
-
-        ngx_http_umami_limit_count(r, ulmcf->redis);
-
-    } else {
-        ngx_http_umami_limit_failed(r, lctx, reply->reason);
-    }
-
-    ngx_http_umami_resume(lctx->ctx);
-}
-
-
-static void
-ngx_http_umami_limit_failed(ngx_http_request_t *r,
-    ngx_http_umami_limit_ctx_t *lctx, ngx_umami_redis_reason_e reason)
-{
-    ngx_http_umami_limit_main_conf_t  *ulmcf;
-
-    ulmcf = ngx_http_get_module_main_conf(r, ngx_http_umami_limit_module);
-
-    ngx_http_umami_limit_count(r, ulmcf->redis + reason);
-
-    ngx_http_umami_limit_share(r, lctx, ngx_umami_tasks_count(ulmcf->tasks));
-
-    ngx_http_umami_limit_local(r, lctx);
-}
-
-
-/* all tasks are without Redis now: each allows its part of the rules */
-
-static void
-ngx_http_umami_limit_share(ngx_http_request_t *r,
-    ngx_http_umami_limit_ctx_t *lctx, ngx_uint_t tasks)
-{
-    ngx_uint_t                 i;
-    ngx_umami_local_ask_t     *ask;
-    ngx_umami_counter_rule_t  *rules;
-
-    if (tasks == 1) {
-        return;
-    }
-
-    rules = ngx_palloc(r->pool, lctx->n * sizeof(ngx_umami_counter_rule_t));
-    if (rules == NULL) {
-        return;
-    }
-
-    for (i = 0; i < lctx->n; i++) {
-        ask = &lctx->asks[i];
-
-        ngx_umami_counter_share(ask->rule, tasks, &rules[i]);
-
-        ask->rule = &rules[i];
-        ask->cost = ngx_min(ask->cost, rules[i].limit);
-    }
-}
-
-
-static void
+void
 ngx_http_umami_limit_local(ngx_http_request_t *r,
-    ngx_http_umami_limit_ctx_t *lctx)
+    ngx_http_umami_limit_ctx_t *lctx, ngx_uint_t n, ngx_uint_t how)
 {
     uint64_t                           now;
-    ngx_uint_t                         forgotten;
+    ngx_uint_t                         i, forgotten;
     ngx_http_umami_main_conf_t        *umcf;
     ngx_http_umami_limit_main_conf_t  *ulmcf;
 
     umcf = ngx_http_get_module_main_conf(r, ngx_umami_module);
     ulmcf = ngx_http_get_module_main_conf(r, ngx_http_umami_limit_module);
+
+    for (i = 0; i < n; i++) {
+        lctx->asks[i].how = how;
+    }
 
     /* of the monotonic clock, which nobody sets back */
 
+    lctx->time = ngx_current_msec;
     now = (uint64_t) ngx_current_msec * 1000;
 
-    forgotten = ngx_umami_local_ask(umcf->local, lctx->asks, lctx->n, now);
+    forgotten = ngx_umami_local_ask(umcf->local, lctx->asks, n, now);
 
     if (forgotten) {
         ngx_umami_stats_add(umcf->stats, ulmcf->forgotten, forgotten);
@@ -449,50 +293,7 @@ ngx_http_umami_limit_local(ngx_http_request_t *r,
 }
 
 
-static ngx_int_t
-ngx_http_umami_limit_verdict(ngx_http_request_t *r,
-    ngx_http_umami_limit_ctx_t *lctx)
-{
-    uint64_t                retry;
-    ngx_uint_t              i, refused, verdict;
-    ngx_umami_local_ask_t  *ask;
-
-    refused = 0;
-    retry = 0;
-
-    for (i = 0; i < lctx->n; i++) {
-
-        ask = &lctx->asks[i];
-
-        if (ask->verdict.allowed) {
-            verdict = NGX_HTTP_UMAMI_RULE_ALLOWED;
-
-        } else if (ask->dry_run) {
-            verdict = NGX_HTTP_UMAMI_RULE_DRY_RUN;
-
-        } else {
-            verdict = NGX_HTTP_UMAMI_RULE_REFUSED;
-
-            refused = 1;
-            retry = ngx_max(retry, ask->verdict.retry);
-        }
-
-        ngx_http_umami_limit_count(r, lctx->limits[i]->rule->counters
-                                      + verdict);
-    }
-
-    if (!refused) {
-        return NGX_OK;
-    }
-
-    lctx->ctx->retry_after = (retry + 999) / 1000;
-
-    return ngx_http_umami_refuse(r, lctx->ctx, NGX_HTTP_UMAMI_RATE_LIMITED,
-                                 NGX_HTTP_TOO_MANY_REQUESTS);
-}
-
-
-static void
+void
 ngx_http_umami_limit_count(ngx_http_request_t *r, ngx_uint_t i)
 {
     ngx_http_umami_main_conf_t  *umcf;
@@ -500,20 +301,6 @@ ngx_http_umami_limit_count(ngx_http_request_t *r, ngx_uint_t i)
     umcf = ngx_http_get_module_main_conf(r, ngx_umami_module);
 
     ngx_umami_stats_add(umcf->stats, i, 1);
-}
-
-
-void
-ngx_http_umami_limit_cleanup(ngx_http_umami_ctx_t *ctx)
-{
-    ngx_http_umami_limit_ctx_t  *lctx;
-
-    lctx = ctx->limit;
-
-    if (lctx && lctx->op) {
-        ngx_umami_redis_detach(lctx->op);
-        lctx->op = NULL;
-    }
 }
 
 
@@ -589,7 +376,16 @@ ngx_http_umami_limit_create_main_conf(ngx_conf_t *cf)
 static void *
 ngx_http_umami_limit_create_loc_conf(ngx_conf_t *cf)
 {
-    return ngx_pcalloc(cf->pool, sizeof(ngx_http_umami_limit_loc_conf_t));
+    ngx_http_umami_limit_loc_conf_t  *conf;
+
+    conf = ngx_pcalloc(cf->pool, sizeof(ngx_http_umami_limit_loc_conf_t));
+    if (conf == NULL) {
+        return NULL;
+    }
+
+    conf->dry_run = NGX_CONF_UNSET;
+
+    return conf;
 }
 
 
@@ -599,12 +395,12 @@ ngx_http_umami_limit_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
     ngx_http_umami_limit_loc_conf_t *prev = parent;
     ngx_http_umami_limit_loc_conf_t *conf = child;
 
-    ngx_uint_t                  i;
-    ngx_http_umami_limit_t     *limit;
     ngx_http_core_loc_conf_t   *clcf;
     ngx_http_umami_loc_conf_t  *ulcf;
 
     clcf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_core_module);
+
+    ngx_conf_merge_value(conf->dry_run, prev->dry_run, 0);
 
     if (conf->limits == NULL && clcf->noname) {
         conf->limits = prev->limits;
@@ -621,9 +417,28 @@ ngx_http_umami_limit_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
         return NGX_CONF_ERROR;
     }
 
-    limit = conf->limits->elts;
+    ulcf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_umami_request_module);
 
-    for (i = 0; i < conf->limits->nelts; i++) {
+    ulcf->json = 1;
+    ulcf->steps |= NGX_HTTP_UMAMI_LIMIT;
+    ulcf->limits = conf->limits;
+
+    return ngx_http_umami_limit_rules(cf, conf);
+}
+
+
+static char *
+ngx_http_umami_limit_rules(ngx_conf_t *cf,
+    ngx_http_umami_limit_loc_conf_t *ullcf)
+{
+    ngx_uint_t                 i;
+    ngx_http_umami_limit_t    *limit;
+    ngx_http_core_loc_conf_t  *clcf;
+
+    clcf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_core_module);
+    limit = ullcf->limits->elts;
+
+    for (i = 0; i < ullcf->limits->nelts; i++) {
 
         limit[i].rule = ngx_http_umami_rule_find(cf, &limit[i].name);
 
@@ -633,12 +448,11 @@ ngx_http_umami_limit_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
                           "\"umami_limit_rule\"", &limit[i].name, &clcf->name);
             return NGX_CONF_ERROR;
         }
+
+        if (ullcf->dry_run || limit[i].rule->dry_run) {
+            limit[i].dry_run = 1;
+        }
     }
-
-    ulcf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_umami_request_module);
-
-    ulcf->json = 1;
-    ulcf->steps |= NGX_HTTP_UMAMI_LIMIT;
 
     return NGX_CONF_OK;
 }

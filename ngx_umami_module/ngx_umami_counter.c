@@ -16,6 +16,7 @@ static uint64_t ngx_umami_counter_used(ngx_umami_counter_rule_t *rule,
     ngx_umami_counter_t *counter, uint64_t now);
 static uint64_t ngx_umami_counter_retry(ngx_umami_counter_rule_t *rule,
     ngx_umami_counter_t *counter, uint64_t now, uint64_t over);
+static uint64_t ngx_umami_counter_ms(double microseconds);
 
 
 ngx_str_t  ngx_umami_counter_lua = ngx_string(
@@ -33,39 +34,42 @@ ngx_str_t  ngx_umami_counter_lua = ngx_string(
     "    local x, y, z = string.match(s, '^(%d+):(%d+):(%d+)$')\n"
     "    if x then a, b, c = tonumber(x), tonumber(y), tonumber(z) end\n"
     "  end\n"
-    "  local used, retry\n"
+    "  local used, w, left, fades\n"
     "  if form == 0 then\n"
     "    local past = math.max(0, now - c)\n"
-    "    used = math.max(0, a - math.floor(past / period * rate))\n"
-    "    retry = (used + cost - limit) * period / rate\n"
-    "    a, c, px[i] = used + cost, math.max(now, c), limit * period / rate\n"
+    "    used = math.max(0, a - math.floor(past * rate / period))\n"
+    "    a, c, px[i] = used, math.max(now, c), limit * period / rate\n"
     "  else\n"
-    "    local w = period * 1000000\n"
+    "    w = period * 1000000\n"
     "    local n = math.floor(now / w)\n"
     "    if n < c then n = c end\n"
     "    if n == c + 1 then a, b = 0, a elseif n > c then a, b = 0, 0 end\n"
-    "    local left = math.min(w, math.max(0, (n + 1) * w - now))\n"
-    "    local fades = math.floor(b * (left / w))\n"
-    "    used = a + fades\n"
-    "    local over = used + cost - limit\n"
-    "    retry = over / b * w\n"
-    "    if over > fades then\n"
-    "      retry = left + (over - fades) / math.max(a, 1) * w\n"
-    "    end\n"
-    "    retry = math.min(retry, w * 2)\n"
-    "    a, c, px[i] = a + cost, n, w * 2\n"
+    "    left = math.min(w, math.max(0, (n + 1) * w - now))\n"
+    "    fades = math.floor(b * (left / w))\n"
+    "    used, c, px[i] = a + fades, n, w * 2\n"
     "  end\n"
     "  local yes = used + cost <= limit\n"
     "  if yes then\n"
+    "    used, a = used + cost, a + cost\n"
     "    new[i] = string.format('%.0f:%.0f:%.0f', a, b, c)\n"
-    "    used = used + cost\n"
     "  elseif not dry then\n"
     "    ok = false\n"
     "  end\n"
+    "  local free = math.floor(math.max(0, limit - used) / 1000000)\n"
+    "  if yes then cost = (free + 1) * 1000000 end\n"
+    "  local over, wait = used + cost - limit, 0\n"
+    "  if form == 0 then\n"
+    "    wait = over * period / rate\n"
+    "  elseif over <= fades then\n"
+    "    wait = left - (fades - over) / b * w\n"
+    "  else\n"
+    "    wait = left + (over - fades) / math.max(a, 1) * w\n"
+    "  end\n"
+    "  if w then wait = math.min(wait, w * 2) end\n"
     "  local n = #out\n"
     "  out[n + 1] = yes and 1 or 0\n"
-    "  out[n + 2] = math.floor(math.max(0, limit - used) / 1000000)\n"
-    "  out[n + 3] = yes and 0 or math.floor(retry / 1000) + 1\n"
+    "  out[n + 2] = free\n"
+    "  out[n + 3] = math.max(1, math.ceil(wait / 1000))\n"
     "end\n"
     "if ok then\n"
     "  for i = 1, #KEYS do\n"
@@ -100,25 +104,31 @@ ngx_umami_counter_ask(ngx_umami_counter_rule_t *rule,
     ngx_umami_counter_t *counter, uint64_t now, uint64_t cost,
     ngx_umami_counter_verdict_t *verdict)
 {
-    uint64_t  used, limit;
+    uint64_t             used, limit;
+    ngx_umami_counter_t  charged;
 
+    charged = *counter;
     used = ngx_umami_counter_used(rule, counter, now);
     limit = rule->limit * NGX_UMAMI_COUNTER_ONE;
-    cost *= NGX_UMAMI_COUNTER_ONE;
 
-    verdict->allowed = (used + cost <= limit);
-    verdict->retry = 0;
+    verdict->allowed = (used + cost * NGX_UMAMI_COUNTER_ONE <= limit);
 
     if (verdict->allowed) {
-        used += cost;
-
-    } else {
-        verdict->retry = ngx_umami_counter_retry(rule, counter, now,
-                                                 used + cost - limit);
+        ngx_umami_counter_charge(rule, &charged, now, cost);
+        used += cost * NGX_UMAMI_COUNTER_ONE;
     }
 
     verdict->remaining = used < limit
                          ? (limit - used) / NGX_UMAMI_COUNTER_ONE : 0;
+
+    /* of what is allowed it is told when there is one more than remains */
+
+    if (verdict->allowed) {
+        cost = verdict->remaining + 1;
+    }
+
+    verdict->retry = ngx_umami_counter_retry(rule, &charged, now,
+                              used + cost * NGX_UMAMI_COUNTER_ONE - limit);
 }
 
 
@@ -167,7 +177,7 @@ ngx_umami_counter_used(ngx_umami_counter_rule_t *rule,
             return a;
         }
 
-        refill = (double) (now - counter->time) / rule->period * rule->rate;
+        refill = (double) (now - counter->time) * rule->rate / rule->period;
 
         return refill < (double) a ? a - (uint64_t) refill : 0;
     }
@@ -205,7 +215,7 @@ ngx_umami_counter_retry(ngx_umami_counter_rule_t *rule,
     if (rule->form == NGX_UMAMI_COUNTER_BUCKET) {
         wait = (double) over * rule->period / rule->rate;
 
-        return (uint64_t) (wait / 1000) + 1;
+        return ngx_umami_counter_ms(wait);
     }
 
     window = (double) rule->period * NGX_UMAMI_COUNTER_SECOND;
@@ -230,7 +240,7 @@ ngx_umami_counter_retry(ngx_umami_counter_rule_t *rule,
     fades = (uint64_t) (previous * (left / window));
 
     if (over <= fades) {
-        wait = over / previous * window;
+        wait = left - (fades - over) / previous * window;
 
     } else {
         wait = left + (over - fades) / ngx_max(present, 1) * window;
@@ -240,5 +250,24 @@ ngx_umami_counter_retry(ngx_umami_counter_rule_t *rule,
 
     wait = ngx_min(wait, window * 2);
 
-    return (uint64_t) (wait / 1000) + 1;
+    return ngx_umami_counter_ms(wait);
+}
+
+
+/* rounded up, so that it is true when it is over */
+
+static uint64_t
+ngx_umami_counter_ms(double microseconds)
+{
+    double    wait;
+    uint64_t  ms;
+
+    wait = microseconds / 1000;
+    ms = (uint64_t) wait;
+
+    if ((double) ms < wait) {
+        ms++;
+    }
+
+    return ngx_max(ms, 1);
 }
