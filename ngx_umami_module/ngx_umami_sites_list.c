@@ -325,12 +325,15 @@ ngx_umami_sites_list_paged(void *data, ngx_umami_postgres_result_t *result)
 {
     ngx_umami_sites_list_t *list = data;
 
+    u_char      before[NGX_UMAMI_SITES_ID];
     ngx_str_t   domain;
     ngx_uint_t  i;
 
     if (ngx_umami_sites_list_done(list, result) != NGX_OK) {
         return;
     }
+
+    ngx_memcpy(before, list->last, NGX_UMAMI_SITES_ID);
 
     for (i = 0; i < result->rows; i++) {
 
@@ -351,6 +354,17 @@ ngx_umami_sites_list_paged(void *data, ngx_umami_postgres_result_t *result)
 
     if (result->rows < NGX_UMAMI_SITES_LIST_ROWS) {
         ngx_umami_sites_list_passed(list);
+
+    } else if (list->pages > 1
+               && ngx_memcmp(list->last, before, NGX_UMAMI_SITES_ID) <= 0)
+    {
+        /* pages that do not go on would be asked for without end */
+
+        list->pass = 0;
+        list->retry = ngx_current_msec + list->refresh;
+
+        ngx_umami_stats_add(list->stats,
+                            list->results[NGX_UMAMI_SITES_LIST_FAILED], 1);
     }
 
     ngx_umami_sites_list_next(list);

@@ -250,7 +250,8 @@ sub got {
         . "Connection: close\r\n\r\n");
     $umami->wait_for_requests(1, '/hang');
     ok($t->reload(), 'reload with a request waiting');
-    is(scalar(@old = $t->old_worker_pids()), 1, 'old worker waits');
+    $t->wait_for(sub { (@old = $t->old_worker_pids()) == 1 });
+    is(scalar(@old), 1, 'old worker waits, the other one is gone');
     is(response(http_get('/hello'))->{status}, 200, 'new workers serve');
     $umami->well();
     is(response(http_end($held))->{status}, 404, 'old worker ends its work');

@@ -211,7 +211,8 @@ is(fate($absent), '403 website-unknown', 'stopped, absent');
 {
     my ($wrong, $killed) = (0, 0);
 
-    $t->expect_alert(qr/worker process \d+ exited on signal 9/);
+    $t->expect_alert(qr/worker process \d+ exited on signal 9/,
+        qr/shared memory zone "umami_sites" was locked by \d+/);
     refresh();
 
     my @started = started();
