@@ -9,12 +9,16 @@
 #include "ngx_umami_counter.h"
 
 
-#define NGX_UMAMI_COUNTER_SECOND  1000000       /* microseconds */
+#define NGX_UMAMI_COUNTER_SECOND  1000000             /* microseconds */
+#define NGX_UMAMI_COUNTER_MINUTE  60000000
+#define NGX_UMAMI_COUNTER_AGES    1000000000000000    /* 31 years */
 
 
+static uint64_t ngx_umami_counter_present(ngx_umami_counter_rule_t *rule,
+    ngx_umami_counter_t *counter, uint64_t now);
 static uint64_t ngx_umami_counter_used(ngx_umami_counter_rule_t *rule,
     ngx_umami_counter_t *counter, uint64_t now);
-static uint64_t ngx_umami_counter_retry(ngx_umami_counter_rule_t *rule,
+static double ngx_umami_counter_wait(ngx_umami_counter_rule_t *rule,
     ngx_umami_counter_t *counter, uint64_t now, uint64_t over);
 
 
@@ -33,18 +37,19 @@ ngx_str_t  ngx_umami_counter_lua = ngx_string(
     "    local x, y, z = string.match(s, '^(%d+):(%d+):(%d+)$')\n"
     "    if x then a, b, c = tonumber(x), tonumber(y), tonumber(z) end\n"
     "  end\n"
+    "  local w, at, memory = period * 1000000, c, limit * period / rate\n"
+    "  if form ~= 0 then at, memory = c * w, w * 2 end\n"
+    "  if at > now + memory + 60000000 then a, b, c, at = 0, 0, 0, 0 end\n"
+    "  at = math.max(at, now)\n"
     "  local used, retry\n"
     "  if form == 0 then\n"
-    "    local past = math.max(0, now - c)\n"
-    "    used = math.max(0, a - math.floor(past / period * rate))\n"
+    "    used = math.max(0, a - math.floor((at - c) / period * rate))\n"
     "    retry = (used + cost - limit) * period / rate\n"
-    "    a, c, px[i] = used + cost, math.max(now, c), limit * period / rate\n"
+    "    a, c = used + cost, at\n"
     "  else\n"
-    "    local w = period * 1000000\n"
-    "    local n = math.floor(now / w)\n"
-    "    if n < c then n = c end\n"
+    "    local n = math.floor(at / w)\n"
     "    if n == c + 1 then a, b = 0, a elseif n > c then a, b = 0, 0 end\n"
-    "    local left = math.min(w, math.max(0, (n + 1) * w - now))\n"
+    "    local left = (n + 1) * w - at\n"
     "    local fades = math.floor(b * (left / w))\n"
     "    used = a + fades\n"
     "    local over = used + cost - limit\n"
@@ -53,8 +58,10 @@ ngx_str_t  ngx_umami_counter_lua = ngx_string(
     "      retry = left + (over - fades) / math.max(a, 1) * w\n"
     "    end\n"
     "    retry = math.min(retry, w * 2)\n"
-    "    a, c, px[i] = a + cost, n, w * 2\n"
+    "    a, c = a + cost, n\n"
     "  end\n"
+    "  px[i] = memory + (at - now)\n"
+    "  retry = math.min(retry + (at - now), 1000000000000000)\n"
     "  local yes = used + cost <= limit\n"
     "  if yes then\n"
     "    new[i] = string.format('%.0f:%.0f:%.0f', a, b, c)\n"
@@ -83,9 +90,15 @@ ngx_umami_counter_ask(ngx_umami_counter_rule_t *rule,
     ngx_umami_counter_t *counter, uint64_t now, uint64_t cost,
     ngx_umami_counter_verdict_t *verdict)
 {
-    uint64_t  used, limit;
+    double               wait;
+    uint64_t             used, limit, behind;
+    ngx_umami_counter_t  present;
 
-    used = ngx_umami_counter_used(rule, counter, now);
+    present = *counter;
+    behind = ngx_umami_counter_present(rule, &present, now);
+    now += behind;
+
+    used = ngx_umami_counter_used(rule, &present, now);
     limit = rule->limit * NGX_UMAMI_COUNTER_ONE;
     cost *= NGX_UMAMI_COUNTER_ONE;
 
@@ -96,8 +109,10 @@ ngx_umami_counter_ask(ngx_umami_counter_rule_t *rule,
         used += cost;
 
     } else {
-        verdict->retry = ngx_umami_counter_retry(rule, counter, now,
-                                                 used + cost - limit);
+        wait = ngx_umami_counter_wait(rule, &present, now,
+                                      used + cost - limit);
+        wait = ngx_min(wait + behind, NGX_UMAMI_COUNTER_AGES);
+        verdict->retry = (uint64_t) (wait / 1000) + 1;
     }
 
     verdict->remaining = used < limit
@@ -112,10 +127,11 @@ ngx_umami_counter_charge(ngx_umami_counter_rule_t *rule,
     uint64_t  number;
 
     cost *= NGX_UMAMI_COUNTER_ONE;
+    now += ngx_umami_counter_present(rule, counter, now);
 
     if (rule->form == NGX_UMAMI_COUNTER_BUCKET) {
         counter->a = ngx_umami_counter_used(rule, counter, now) + cost;
-        counter->time = ngx_max(now, counter->time);
+        counter->time = now;
         return;
     }
 
@@ -131,6 +147,43 @@ ngx_umami_counter_charge(ngx_umami_counter_rule_t *rule,
 }
 
 
+/*
+ * Where the clock was set back, a counter is judged at its own time, and what
+ * that is ahead is returned.  One that is further ahead than all that it counts
+ * has an effect is forgotten: else it would refuse until then.
+ */
+
+static uint64_t
+ngx_umami_counter_present(ngx_umami_counter_rule_t *rule,
+    ngx_umami_counter_t *counter, uint64_t now)
+{
+    double    memory;
+    uint64_t  time, window;
+
+    if (rule->form == NGX_UMAMI_COUNTER_BUCKET) {
+        time = counter->time;
+        memory = (double) (rule->limit * NGX_UMAMI_COUNTER_ONE)
+                 * rule->period / rule->rate;
+
+    } else {
+        window = rule->period * NGX_UMAMI_COUNTER_SECOND;
+        time = counter->time * window;
+        memory = (double) window * 2;
+    }
+
+    if (time <= now) {
+        return 0;
+    }
+
+    if ((double) time > (double) now + memory + NGX_UMAMI_COUNTER_MINUTE) {
+        ngx_memzero(counter, sizeof(ngx_umami_counter_t));
+        return 0;
+    }
+
+    return time - now;
+}
+
+
 static uint64_t
 ngx_umami_counter_used(ngx_umami_counter_rule_t *rule,
     ngx_umami_counter_t *counter, uint64_t now)
@@ -139,11 +192,6 @@ ngx_umami_counter_used(ngx_umami_counter_rule_t *rule,
     uint64_t  window, number, left;
 
     if (rule->form == NGX_UMAMI_COUNTER_BUCKET) {
-
-        if (now <= counter->time) {
-            return counter->a;
-        }
-
         refill = (double) (now - counter->time) / rule->period * rule->rate;
 
         return refill < (double) counter->a ? counter->a - (uint64_t) refill
@@ -157,10 +205,6 @@ ngx_umami_counter_used(ngx_umami_counter_rule_t *rule,
         return 0;
     }
 
-    if (number < counter->time) {
-        return counter->a + counter->b;
-    }
-
     left = window - now % window;
 
     if (number == counter->time) {
@@ -171,28 +215,25 @@ ngx_umami_counter_used(ngx_umami_counter_rule_t *rule,
 }
 
 
-/* "over" is what has to fade, or to be refilled, before "cost" fits */
+/*
+ * Microseconds: "over" is what has to fade, or to be refilled, before "cost"
+ * fits.
+ */
 
-static uint64_t
-ngx_umami_counter_retry(ngx_umami_counter_rule_t *rule,
+static double
+ngx_umami_counter_wait(ngx_umami_counter_rule_t *rule,
     ngx_umami_counter_t *counter, uint64_t now, uint64_t over)
 {
     double    window, left, present, previous, wait;
     uint64_t  number, fades;
 
     if (rule->form == NGX_UMAMI_COUNTER_BUCKET) {
-        wait = (double) over * rule->period / rule->rate;
-
-        return (uint64_t) (wait / 1000) + 1;
+        return (double) over * rule->period / rule->rate;
     }
 
     window = (double) rule->period * NGX_UMAMI_COUNTER_SECOND;
     number = now / (rule->period * NGX_UMAMI_COUNTER_SECOND);
-    left = window;
-
-    if (number >= counter->time) {
-        left -= now % (rule->period * NGX_UMAMI_COUNTER_SECOND);
-    }
+    left = window - now % (rule->period * NGX_UMAMI_COUNTER_SECOND);
 
     present = (double) counter->a;
     previous = (double) counter->b;
@@ -215,7 +256,5 @@ ngx_umami_counter_retry(ngx_umami_counter_rule_t *rule,
 
     /* what is more than the quota never fits */
 
-    wait = ngx_min(wait, window * 2);
-
-    return (uint64_t) (wait / 1000) + 1;
+    return ngx_min(wait, window * 2);
 }

@@ -18,9 +18,13 @@
  * A bucket ("rate", "burst") is what limit_req with "nodelay" counts: it holds
  * burst + 1 requests and refills at the rate.  A window ("quota", "window") is
  * a sliding-window counter: what the previous window counted fades as the
- * present one goes on.  Times are microseconds, amounts millionths of a
- * request: every figure is a whole number below 2^53, so that the Lua text
- * below computes the same in Redis' doubles.
+ * present one goes on.  In any time t a bucket lets pass at most its limit and
+ * rate * t; a window of length W at most its quota and quota * t / W, and from
+ * one multiple of W to the next no more than the quota.
+ *
+ * Times are microseconds, amounts millionths of a request: every figure is a
+ * whole number below 2^53, so that the Lua text below computes the same in
+ * Redis' doubles.
  */
 
 #define NGX_UMAMI_COUNTER_ONE  1000000
@@ -51,7 +55,7 @@ typedef struct {
 typedef struct {
     ngx_uint_t                allowed;
     uint64_t                  remaining; /* requests */
-    uint64_t                  retry;     /* milliseconds, 0 when allowed */
+    uint64_t                  retry;     /* ms, 0: allowed; <= 31 years */
 } ngx_umami_counter_verdict_t;
 
 
