@@ -20,6 +20,7 @@ static uint64_t ngx_umami_counter_used(ngx_umami_counter_rule_t *rule,
     ngx_umami_counter_t *counter, uint64_t now);
 static double ngx_umami_counter_wait(ngx_umami_counter_rule_t *rule,
     ngx_umami_counter_t *counter, uint64_t now, uint64_t over);
+static uint64_t ngx_umami_counter_ms(double microseconds);
 
 
 ngx_str_t  ngx_umami_counter_lua = ngx_string(
@@ -41,38 +42,41 @@ ngx_str_t  ngx_umami_counter_lua = ngx_string(
     "  if form ~= 0 then at, memory = c * w, w * 2 end\n"
     "  if at > now + memory + 60000000 then a, b, c, at = 0, 0, 0, 0 end\n"
     "  at = math.max(at, now)\n"
-    "  local used, retry\n"
+    "  px[i] = memory + (at - now)\n"
+    "  local used, left, fades\n"
     "  if form == 0 then\n"
-    "    used = math.max(0, a - math.floor((at - c) / period * rate))\n"
-    "    retry = (used + cost - limit) * period / rate\n"
-    "    a, c = used + cost, at\n"
+    "    used = math.max(0, a - math.floor((at - c) * rate / period))\n"
+    "    a, c = used, at\n"
     "  else\n"
     "    local n = math.floor(at / w)\n"
     "    if n == c + 1 then a, b = 0, a elseif n > c then a, b = 0, 0 end\n"
-    "    local left = (n + 1) * w - at\n"
-    "    local fades = math.floor(b * (left / w))\n"
-    "    used = a + fades\n"
-    "    local over = used + cost - limit\n"
-    "    retry = over / b * w\n"
-    "    if over > fades then\n"
-    "      retry = left + (over - fades) / math.max(a, 1) * w\n"
-    "    end\n"
-    "    retry = math.min(retry, w * 2)\n"
-    "    a, c = a + cost, n\n"
+    "    left = (n + 1) * w - at\n"
+    "    fades = math.floor(b * (left / w))\n"
+    "    used, c = a + fades, n\n"
     "  end\n"
-    "  px[i] = memory + (at - now)\n"
-    "  retry = math.min(retry + (at - now), 1000000000000000)\n"
     "  local yes = used + cost <= limit\n"
     "  if yes then\n"
+    "    used, a = used + cost, a + cost\n"
     "    new[i] = string.format('%.0f:%.0f:%.0f', a, b, c)\n"
-    "    used = used + cost\n"
     "  elseif not dry then\n"
     "    ok = false\n"
     "  end\n"
+    "  local free = math.floor(math.max(0, limit - used) / 1000000)\n"
+    "  if yes then cost = (free + 1) * 1000000 end\n"
+    "  local over, wait = used + cost - limit, 0\n"
+    "  if form == 0 then\n"
+    "    wait = over * period / rate\n"
+    "  elseif over <= fades then\n"
+    "    wait = left - (fades - over) / b * w\n"
+    "  else\n"
+    "    wait = left + (over - fades) / math.max(a, 1) * w\n"
+    "  end\n"
+    "  if form ~= 0 then wait = math.min(wait, w * 2) end\n"
+    "  wait = math.min(wait + (at - now), 1000000000000000)\n"
     "  local n = #out\n"
     "  out[n + 1] = yes and 1 or 0\n"
-    "  out[n + 2] = math.floor(math.max(0, limit - used) / 1000000)\n"
-    "  out[n + 3] = yes and 0 or math.floor(retry / 1000) + 1\n"
+    "  out[n + 2] = free\n"
+    "  out[n + 3] = math.max(1, math.ceil(wait / 1000))\n"
     "end\n"
     "if ok then\n"
     "  for i = 1, #KEYS do\n"
@@ -92,31 +96,36 @@ ngx_umami_counter_ask(ngx_umami_counter_rule_t *rule,
 {
     double               wait;
     uint64_t             used, limit, behind;
-    ngx_umami_counter_t  present;
+    ngx_umami_counter_t  charged;
 
-    present = *counter;
-    behind = ngx_umami_counter_present(rule, &present, now);
+    charged = *counter;
+    behind = ngx_umami_counter_present(rule, &charged, now);
     now += behind;
 
-    used = ngx_umami_counter_used(rule, &present, now);
+    used = ngx_umami_counter_used(rule, &charged, now);
     limit = rule->limit * NGX_UMAMI_COUNTER_ONE;
-    cost *= NGX_UMAMI_COUNTER_ONE;
 
-    verdict->allowed = (used + cost <= limit);
-    verdict->retry = 0;
+    verdict->allowed = (used + cost * NGX_UMAMI_COUNTER_ONE <= limit);
 
     if (verdict->allowed) {
-        used += cost;
-
-    } else {
-        wait = ngx_umami_counter_wait(rule, &present, now,
-                                      used + cost - limit);
-        wait = ngx_min(wait + behind, NGX_UMAMI_COUNTER_AGES);
-        verdict->retry = (uint64_t) (wait / 1000) + 1;
+        ngx_umami_counter_charge(rule, &charged, now, cost);
+        used += cost * NGX_UMAMI_COUNTER_ONE;
     }
 
     verdict->remaining = used < limit
                          ? (limit - used) / NGX_UMAMI_COUNTER_ONE : 0;
+
+    /* of what is allowed it is told when there is one more than remains */
+
+    if (verdict->allowed) {
+        cost = verdict->remaining + 1;
+    }
+
+    wait = ngx_umami_counter_wait(rule, &charged, now,
+                              used + cost * NGX_UMAMI_COUNTER_ONE - limit);
+
+    verdict->retry = ngx_umami_counter_ms(ngx_min(wait + behind,
+                                                  NGX_UMAMI_COUNTER_AGES));
 }
 
 
@@ -192,7 +201,7 @@ ngx_umami_counter_used(ngx_umami_counter_rule_t *rule,
     uint64_t  window, number, left;
 
     if (rule->form == NGX_UMAMI_COUNTER_BUCKET) {
-        refill = (double) (now - counter->time) / rule->period * rule->rate;
+        refill = (double) (now - counter->time) * rule->rate / rule->period;
 
         return refill < (double) counter->a ? counter->a - (uint64_t) refill
                                             : 0;
@@ -248,7 +257,7 @@ ngx_umami_counter_wait(ngx_umami_counter_rule_t *rule,
     fades = (uint64_t) (previous * (left / window));
 
     if (over <= fades) {
-        wait = over / previous * window;
+        wait = left - (fades - over) / previous * window;
 
     } else {
         wait = left + (over - fades) / ngx_max(present, 1) * window;
@@ -257,4 +266,23 @@ ngx_umami_counter_wait(ngx_umami_counter_rule_t *rule,
     /* what is more than the quota never fits */
 
     return ngx_min(wait, window * 2);
+}
+
+
+/* rounded up, so that it is true when it is over */
+
+static uint64_t
+ngx_umami_counter_ms(double microseconds)
+{
+    double    wait;
+    uint64_t  ms;
+
+    wait = microseconds / 1000;
+    ms = (uint64_t) wait;
+
+    if ((double) ms < wait) {
+        ms++;
+    }
+
+    return ngx_max(ms, 1);
 }

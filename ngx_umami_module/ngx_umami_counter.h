@@ -55,11 +55,16 @@ typedef struct {
 typedef struct {
     ngx_uint_t                allowed;
     uint64_t                  remaining; /* requests */
-    uint64_t                  retry;     /* ms, 0: allowed; <= 31 years */
+    uint64_t                  retry;     /* milliseconds; see below */
 } ngx_umami_counter_verdict_t;
 
 
-/* judges "cost" requests at "now"; the counter itself is not changed */
+/*
+ * Judges "cost" requests at "now"; the counter itself is not changed.  What was
+ * refused is allowed after "retry", if nothing else is counted meanwhile; what
+ * was allowed leaves "remaining", and after "retry" there is one more.  Waits
+ * of more than 31 years are told as such.
+ */
 void ngx_umami_counter_ask(ngx_umami_counter_rule_t *rule,
     ngx_umami_counter_t *counter, uint64_t now, uint64_t cost,
     ngx_umami_counter_verdict_t *verdict);

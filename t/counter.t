@@ -153,7 +153,8 @@ for (['20 in 1s', 20, 1, 5], ['500 in 1m', 500, 60, 40])
 # milliseconds it is allowed, but not earlier
 
 my %wrong = map { $_ => 0 } my @what = ('remaining is allowed', 'and no more',
-    'retry is enough', 'and not too much', 'retry of what is allowed');
+    'retry is enough', 'and not too much', 'then there is one more to be had',
+    'and there was none before');
 my ($refused, $exact) = (0, 0);
 
 for my $round (1 .. 60) {
@@ -179,11 +180,17 @@ for my $round (1 .. 60) {
             cost => $cost);
 
         if ($allowed) {
-            $wrong{$what[4]}++ if $retry;
             $wrong{$what[0]}++ if $left
                 && !(judge($now, $key, @rule, cost => $left))[0];
             $wrong{$what[1]}++
                 if (judge($now, $key, @rule, cost => $left + 1))[0];
+
+            my $then = $now + $retry * MS;
+            $wrong{$what[4]}++
+                if !(judge($then, $key, @rule, cost => $left + 1))[0];
+            $then -= 2 * MS + $grain * 2;
+            $wrong{$what[5]}++ if $then > $now
+                && (judge(int $then, $key, @rule, cost => $left + 1))[0];
             next;
         }
 
@@ -202,6 +209,22 @@ for my $round (1 .. 60) {
 cmp_ok($refused, '>', 300, 'enough was refused');
 cmp_ok($exact, '>', 200, 'and told exactly');
 is($wrong{$_}, 0, $_) for @what;
+
+# times are exact where they can be: a second is a second
+
+for (['bucket', bucket(30, 60, 0), 2000], ['burst', bucket(60, 60, 4), 1000],
+    ['fast', bucket(1000, 1, 0), 1], ['day', bucket(1, 86400, 0), 86400_000],
+    ['window', window(1, 10), 20_000])
+{
+    my ($name, @rule) = @$_;
+    my ($want, $key, $now) = (pop @rule, key(), START - START % (10 * S));
+
+    charge($now, $key, @rule) for 1 .. $rule[1];
+    is((judge($now, $key, @rule))[2], $want, "$name: told to the millisecond");
+    is((judge($now + $want * MS, $key, @rule))[0], 1, "$name: and it is true");
+    is((judge($now + ($want - 1) * MS, $key, @rule))[0], 0, "$name: not before")
+        if $name ne 'day';
+}
 
 # A clock that is set back refills nothing, and costs nothing either; if it is
 # set back further than a counter remembers, that is forgotten.

@@ -77,7 +77,7 @@ typedef struct {
     model_wide_t                  passed;    /* requests, of all time */
     model_wide_t                  least;     /* see model_passed() */
     model_wide_t                  over;
-    uint64_t                      clock;     /* the latest of what was charged */
+    uint64_t                      clock;     /* the latest of the charges */
     uint64_t                      number;    /* window: of the clock */
     uint64_t                      sum;       /* window: requests in it */
     uint64_t                      charges;
@@ -203,6 +203,12 @@ model_hold(ngx_uint_t tell)
             model_passed(&m, m.now, cost);
             model_bound(&m);
             ngx_umami_counter_charge(&m.rule, &m.counter, m.now, cost);
+
+            /* told is when there is one more than remains */
+
+            if (!tell) {
+                model_retry(&m, verdict.remaining + 1, &verdict);
+            }
         }
 
         if (!tell) {
@@ -422,6 +428,11 @@ model_compare(model_t *m, uint64_t cost)
 
     model_check(MODEL_LARGER, m, less.allowed || !more.allowed,
                 "cost %lu and %lu", cost, other);
+
+    if (less.allowed) {
+        return;
+    }
+
     model_check(MODEL_LARGER_WAITS, m, less.retry <= more.retry,
                 "cost %lu and %lu, retry %lu and %lu", cost, other,
                 less.retry, more.retry);
@@ -467,7 +478,7 @@ model_retry(model_t *m, uint64_t cost, ngx_umami_counter_verdict_t *verdict)
     uint64_t                      then, early, least;
     ngx_umami_counter_verdict_t   v;
 
-    if (verdict->retry > MODEL_AGES / 1000) {
+    if (verdict->retry >= MODEL_AGES / 1000) {
         return;
     }
 
@@ -514,9 +525,7 @@ model_figures(model_t *m, uint64_t cost, ngx_umami_counter_verdict_t *verdict)
     most = 2 * model_memory(&m->rule) + MODEL_MINUTE;
     most = ngx_min(most, MODEL_AGES) / 1000 + 1;
 
-    model_check(MODEL_FIGURES, m, verdict->allowed ? verdict->retry == 0
-                                                   : verdict->retry >= 1
-                                                     && verdict->retry <= most,
+    model_check(MODEL_FIGURES, m, verdict->retry >= 1 && verdict->retry <= most,
                 "allowed %lu, retry %lu",
                 (uint64_t) verdict->allowed, verdict->retry);
 
