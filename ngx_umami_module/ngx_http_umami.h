@@ -18,6 +18,7 @@
 #include "ngx_umami_local.h"
 #include "ngx_umami_postgres.h"
 #include "ngx_umami_redis.h"
+#include "ngx_umami_sites.h"
 #include "ngx_umami_stats.h"
 #include "ngx_umami_store.h"
 
@@ -37,6 +38,10 @@ typedef enum {
     NGX_HTTP_UMAMI_METHOD_NOT_ALLOWED,
     NGX_HTTP_UMAMI_RATE_LIMITED,
     NGX_HTTP_UMAMI_SCRIPT_UNAVAILABLE,
+    NGX_HTTP_UMAMI_WEBSITE_UNKNOWN,
+    NGX_HTTP_UMAMI_WEBSITE_ORIGIN,
+    NGX_HTTP_UMAMI_QUEUE_IS_FULL,
+    NGX_HTTP_UMAMI_QUEUE_TIMED_OUT,
     NGX_HTTP_UMAMI_BODY_REASONS
 } ngx_http_umami_reason_e;
 
@@ -52,6 +57,8 @@ typedef struct {
     ngx_umami_fetch_origin_t   *upstream;
     ngx_umami_redis_t          *redis;
     ngx_umami_postgres_t       *postgres;
+    ngx_umami_sites_t          *sites;         /* together with postgres */
+    ngx_umami_postgres_t       *sites_postgres;
     ngx_umami_hmac_t           *hmac;
     ngx_umami_hmac_t           *daily;
 
@@ -72,8 +79,10 @@ typedef struct {
 #define NGX_HTTP_UMAMI_CLIENT   0x0004
 #define NGX_HTTP_UMAMI_FILTER   0x0008
 #define NGX_HTTP_UMAMI_BEACON   0x0010
-#define NGX_HTTP_UMAMI_LIMIT    0x0020
-#define NGX_HTTP_UMAMI_FORWARD  0x0040
+#define NGX_HTTP_UMAMI_WEBSITE  0x0020
+#define NGX_HTTP_UMAMI_LIMIT    0x0040
+#define NGX_HTTP_UMAMI_PLACE    0x0080
+#define NGX_HTTP_UMAMI_FORWARD  0x0100
 
 
 typedef struct {
@@ -85,6 +94,16 @@ typedef struct {
     ngx_flag_t                  identity;   /* one address is told to Umami */
     ngx_flag_t                  uncached;   /* nobody may keep an answer */
 } ngx_http_umami_loc_conf_t;
+
+
+/* how a request stands to a place in flight */
+
+typedef enum {
+    NGX_HTTP_UMAMI_PLACE_NONE = 0,
+    NGX_HTTP_UMAMI_PLACE_AWAITED,
+    NGX_HTTP_UMAMI_PLACE_LATE,              /* it was not free in time */
+    NGX_HTTP_UMAMI_PLACE_TAKEN
+} ngx_http_umami_place_e;
 
 
 /* what the headers of a request were cleaned of before Umami gets them */
@@ -142,6 +161,11 @@ typedef struct {
     /* limit */
     void                       *limit;
 
+    /* queue */
+    ngx_uint_t                  place;
+    ngx_queue_t                 queue;      /* while a place is awaited */
+    ngx_msec_t                  deadline;
+
     /* forward: the request's own while Umami's are in their place */
     ngx_http_headers_in_t      *headers_in;
     ngx_str_t                   args;
@@ -157,12 +181,15 @@ typedef struct {
     ngx_uint_t                  retry_after;  /* seconds, 0: not told */
     ngx_str_t                   allow;
     ngx_str_t                   body_text;  /* in place of the response's */
+    ngx_str_t                   held;       /* of the response, so far */
+    size_t                      held_size;
 
     unsigned                    suspended:1;
     unsigned                    body_read:1;
     unsigned                    uncached:1; /* Umami is to look the site up */
     unsigned                    keepalive:1;  /* before it was refused */
     unsigned                    replaced:1;
+    unsigned                    holding:1;
     unsigned                    answered:1;
 } ngx_http_umami_ctx_t;
 
@@ -228,9 +255,16 @@ ngx_int_t ngx_http_umami_filter_step(ngx_http_request_t *r,
 ngx_int_t ngx_http_umami_beacon_step(ngx_http_request_t *r,
     ngx_http_umami_ctx_t *ctx);
 
+ngx_int_t ngx_http_umami_website_step(ngx_http_request_t *r,
+    ngx_http_umami_ctx_t *ctx);
+
 ngx_int_t ngx_http_umami_limit_step(ngx_http_request_t *r,
     ngx_http_umami_ctx_t *ctx);
 void ngx_http_umami_limit_cleanup(ngx_http_umami_ctx_t *ctx);
+
+ngx_int_t ngx_http_umami_queue_step(ngx_http_request_t *r,
+    ngx_http_umami_ctx_t *ctx);
+void ngx_http_umami_queue_release(ngx_http_umami_ctx_t *ctx);
 
 ngx_int_t ngx_http_umami_forward_step(ngx_http_request_t *r,
     ngx_http_umami_ctx_t *ctx);

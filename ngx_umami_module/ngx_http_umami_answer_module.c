@@ -8,6 +8,7 @@
 #include <ngx_core.h>
 #include <ngx_http.h>
 #include "ngx_http_umami.h"
+#include "ngx_http_umami_answer_hold.h"
 
 
 #define NGX_HTTP_UMAMI_ANSWER_REASONS                                        \
@@ -79,7 +80,15 @@ static ngx_http_umami_answer_text_t  ngx_http_umami_answer_reasons[] = {
     { ngx_string("rate-limited"),
       ngx_string("too many requests, try again later") },
     { ngx_string("script-unavailable"),
-      ngx_string("the script was not fetched yet, try again soon") }
+      ngx_string("the script was not fetched yet, try again soon") },
+    { ngx_string("website-unknown"),
+      ngx_string("no such website") },
+    { ngx_string("website-origin"),
+      ngx_string("this page's origin is not the website's") },
+    { ngx_string("queue-full"),
+      ngx_string("too many events are waiting, try again later") },
+    { ngx_string("queue-timeout"),
+      ngx_string("the analytics server is too busy, try again later") }
 };
 
 
@@ -247,10 +256,20 @@ ngx_http_umami_answer_header_filter(ngx_http_request_t *r)
         return ngx_http_next_header_filter(r);
     }
 
+    /* who does not read the answer must not keep others from Umami */
+
+    if (ctx) {
+        ngx_http_umami_queue_release(ctx);
+    }
+
     if (ngx_http_umami_answer_replaces(r, ctx, ulcf)
         && ngx_http_umami_answer_error(r, ctx) != NGX_OK)
     {
         return NGX_ERROR;
+    }
+
+    if (ctx && !ctx->replaced) {
+        ctx->holding = ngx_http_umami_answer_hold(r, ctx);
     }
 
     if (ulcf->uncached && ngx_http_umami_answer_uncached(r) != NGX_OK) {
@@ -511,6 +530,7 @@ static ngx_int_t
 ngx_http_umami_answer_body_filter(ngx_http_request_t *r, ngx_chain_t *in)
 {
     ngx_buf_t             *b;
+    ngx_int_t              rc;
     ngx_chain_t           *cl, out;
     ngx_http_umami_ctx_t  *ctx;
 
@@ -520,13 +540,24 @@ ngx_http_umami_answer_body_filter(ngx_http_request_t *r, ngx_chain_t *in)
 
     ctx = ngx_http_umami_get_ctx(r);
 
-    if (ctx == NULL || !ctx->replaced) {
+    if (ctx == NULL || !(ctx->replaced || ctx->holding)) {
         return ngx_http_next_body_filter(r, in);
     }
 
-    for (cl = in; cl; cl = cl->next) {
-        cl->buf->pos = cl->buf->last;
-        cl->buf->file_pos = cl->buf->file_last;
+    if (ctx->holding) {
+        rc = ngx_http_umami_answer_held(r, ctx, in, &ctx->body_text);
+
+        if (rc != NGX_OK) {
+            return (rc == NGX_AGAIN) ? ngx_http_next_body_filter(r, NULL)
+                                     : NGX_ERROR;
+        }
+
+    } else {
+
+        for (cl = in; cl; cl = cl->next) {
+            cl->buf->pos = cl->buf->last;
+            cl->buf->file_pos = cl->buf->file_last;
+        }
     }
 
     if (ctx->answered) {
@@ -542,7 +573,7 @@ ngx_http_umami_answer_body_filter(ngx_http_request_t *r, ngx_chain_t *in)
 
     b->pos = ctx->body_text.data;
     b->last = b->pos + ctx->body_text.len;
-    b->memory = 1;
+    b->memory = (ctx->body_text.len != 0);
     b->last_buf = 1;
     b->last_in_chain = 1;
 

@@ -261,6 +261,16 @@ ngx_http_umami_beacon_judge(ngx_http_request_t *r, ngx_http_umami_ctx_t *ctx,
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
+    if (ublcf->kind == NGX_UMAMI_BODY_BATCH) {
+
+        body->max_sites = ublcf->max_items;
+        body->sites = ngx_pnalloc(r->pool,
+                                  body->max_sites * sizeof(body->id));
+        if (body->sites == NULL) {
+            return NGX_HTTP_INTERNAL_SERVER_ERROR;
+        }
+    }
+
     ctx->body = body;
 
     /* Umami would take the token of one item for all of them */

@@ -26,8 +26,9 @@ typedef struct {
 
 /*
  * The order of a request's steps: the cheapest refusal first, what needs no
- * body before it is read, the body before the limits whose keys may need it,
- * and nothing is changed for Umami before the request is known to go there.
+ * body before it is read, then its website, which costs no Redis, before the
+ * limits whose keys may need the body too, a place before Umami for those
+ * alone that are to go there, and nothing is changed for Umami before.
  */
 
 static ngx_http_umami_step_t  ngx_http_umami_steps[] = {
@@ -35,7 +36,9 @@ static ngx_http_umami_step_t  ngx_http_umami_steps[] = {
     { NGX_HTTP_UMAMI_CLIENT, ngx_http_umami_client_step },
     { NGX_HTTP_UMAMI_FILTER, ngx_http_umami_filter_step },
     { NGX_HTTP_UMAMI_BEACON, ngx_http_umami_beacon_step },
+    { NGX_HTTP_UMAMI_WEBSITE, ngx_http_umami_website_step },
     { NGX_HTTP_UMAMI_LIMIT, ngx_http_umami_limit_step },
+    { NGX_HTTP_UMAMI_PLACE, ngx_http_umami_queue_step },
     { NGX_HTTP_UMAMI_FORWARD, ngx_http_umami_forward_step },
     { 0, NULL }
 };
@@ -138,10 +141,11 @@ ngx_http_umami_precontent_handler(ngx_http_request_t *r)
         /*
          * Each is taken once, whatever redirects follow.  A location that a
          * redirect leads to takes those that the first one did not ask for,
-         * and may have the headers cleaned further.
+         * has a place if the first one got none, and may have the headers
+         * cleaned further.
          */
 
-        if (step->bit != NGX_HTTP_UMAMI_FORWARD) {
+        if (!(step->bit & (NGX_HTTP_UMAMI_PLACE|NGX_HTTP_UMAMI_FORWARD))) {
             ctx->taken |= step->bit;
         }
 
@@ -283,6 +287,7 @@ ngx_http_umami_cleanup(void *data)
     }
 
     ngx_http_umami_limit_cleanup(ctx);
+    ngx_http_umami_queue_release(ctx);
     ngx_http_umami_forward_cleanup(ctx);
 }
 

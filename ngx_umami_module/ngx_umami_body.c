@@ -64,6 +64,7 @@ static ngx_uint_t ngx_umami_body_verdict(ngx_umami_body_ctx_t *ctx,
 static ngx_uint_t ngx_umami_body_missing(ngx_umami_body_item_t *item,
     ngx_uint_t version);
 static void ngx_umami_body_accept(ngx_umami_body_ctx_t *ctx);
+static void ngx_umami_body_site(ngx_umami_body_t *body, ngx_str_t *website);
 
 
 ngx_int_t
@@ -151,6 +152,8 @@ ngx_umami_body_reset(ngx_umami_body_t *body)
     body->fault = NGX_UMAMI_BODY_OK;
     body->type = NGX_UMAMI_BODY_OTHER;
     body->mixed = 0;
+    body->nsites = 0;
+    body->siteless = 0;
     ngx_str_null(&body->website);
 }
 
@@ -711,6 +714,10 @@ ngx_umami_body_accept(ngx_umami_body_ctx_t *ctx)
         ngx_str_null(&website);
     }
 
+    if (body->sites) {
+        ngx_umami_body_site(body, &website);
+    }
+
     if (first) {
         body->type = item->type;
         body->website = website;
@@ -722,4 +729,33 @@ ngx_umami_body_accept(ngx_umami_body_ctx_t *ctx)
     for (i = 0; i < website.len && !body->mixed; i++) {
         body->mixed = ((website.data[i] ^ body->website.data[i]) & ~0x20) != 0;
     }
+}
+
+
+static void
+ngx_umami_body_site(ngx_umami_body_t *body, ngx_str_t *website)
+{
+    u_char  *p;
+
+    if (website->len != sizeof(body->id)) {
+        body->siteless++;
+        return;
+    }
+
+    p = body->sites + body->nsites * sizeof(body->id);
+
+    if (body->nsites
+        && ngx_memcmp(p - sizeof(body->id), website->data, sizeof(body->id))
+           == 0)
+    {
+        return;
+    }
+
+    if (body->nsites == body->max_sites) {
+        body->siteless++;
+        return;
+    }
+
+    ngx_memcpy(p, website->data, sizeof(body->id));
+    body->nsites++;
 }

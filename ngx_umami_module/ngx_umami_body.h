@@ -149,7 +149,9 @@ typedef struct {
     /* set by the caller */
 
     ngx_umami_body_cut_t  *cuts;
+    u_char                *sites;      /* of a batch; or NULL */
     ngx_uint_t             max_cuts;
+    ngx_uint_t             max_sites;
     ngx_uint_t             max_items;  /* of a batch; 0: any number */
     ngx_uint_t             max_depth;  /* 0: as above */
     ngx_uint_t             kind;
@@ -185,6 +187,15 @@ typedef struct {
     ngx_uint_t             mixed;
     ngx_str_t              website;
     u_char                 id[36];
+
+    /*
+     * In "sites" the websites of a batch's good items, each 36 characters; one
+     * that comes again at once is there once.  "siteless" items have none, or
+     * it found no room.
+     */
+
+    ngx_uint_t             nsites;
+    ngx_uint_t             siteless;
 } ngx_umami_body_t;
 
 

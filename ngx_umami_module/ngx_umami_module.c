@@ -133,7 +133,7 @@ ngx_umami_init_main_conf(ngx_conf_t *cf, void *conf)
 {
     ngx_http_umami_main_conf_t *umcf = conf;
 
-    size_t           store_size;
+    size_t           store_size, sites_size;
     ngx_shm_zone_t  *zone;
 
     if (!umcf->enabled) {
@@ -144,9 +144,13 @@ ngx_umami_init_main_conf(ngx_conf_t *cf, void *conf)
         umcf->zone_size = NGX_UMAMI_ZONE_SIZE;
     }
 
-    /* a quarter for what is published, the rest for limits */
+    /*
+     * A quarter for what is published, another one for the list of websites
+     * where there is a database, the rest for limits.
+     */
 
     store_size = umcf->zone_size / 4;
+    sites_size = umcf->sites ? umcf->zone_size / 4 : 0;
 
     zone = ngx_umami_add_zone(cf, "umami_stats", NGX_UMAMI_STATS_SIZE);
     if (zone == NULL) {
@@ -164,7 +168,18 @@ ngx_umami_init_main_conf(ngx_conf_t *cf, void *conf)
     zone->init = ngx_umami_store_init_zone;
     zone->data = umcf->store;
 
+    if (umcf->sites) {
+        zone = ngx_umami_add_zone(cf, "umami_sites", sites_size);
+        if (zone == NULL) {
+            return NGX_CONF_ERROR;
+        }
+
+        zone->init = ngx_umami_sites_init_zone;
+        zone->data = umcf->sites;
+    }
+
     zone = ngx_umami_add_zone(cf, "umami_limit", umcf->zone_size - store_size
+                                                 - sites_size
                                                  - NGX_UMAMI_STATS_SIZE);
     if (zone == NULL) {
         return NGX_CONF_ERROR;
@@ -339,6 +354,15 @@ ngx_umami_postgres(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
                            "the URL in \"umami_postgres\" %s, write it as "
                            "\"postgresql://user:password@host:5432/database\"",
                            err);
+        return NGX_CONF_ERROR;
+    }
+
+    /* the list of websites may take long, and has a connection of its own */
+
+    umcf->sites = ngx_umami_sites_create(cf->pool);
+    umcf->sites_postgres = ngx_umami_postgres_create(cf, &value[1], &err);
+
+    if (umcf->sites == NULL || umcf->sites_postgres == NULL) {
         return NGX_CONF_ERROR;
     }
 
@@ -529,6 +553,8 @@ ngx_umami_init(ngx_conf_t *cf)
 
     if (umcf->postgres) {
         ngx_umami_postgres_set_resolver(umcf->postgres, resolver, timeout);
+        ngx_umami_postgres_set_resolver(umcf->sites_postgres, resolver,
+                                        timeout);
         user = ngx_umami_postgres_named(umcf->postgres) ? "umami_postgres"
                                                         : user;
     }
@@ -559,6 +585,12 @@ ngx_umami_init_worker(ngx_cycle_t *cycle)
 
     ngx_umami_stats_init_worker(umcf->stats);
 
+    if (umcf->sites
+        && ngx_umami_sites_init_worker(umcf->sites, cycle->pool) != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
+
     if (umcf->hmac) {
         return NGX_OK;
     }
@@ -584,6 +616,8 @@ ngx_umami_exit_worker(ngx_cycle_t *cycle)
         return;
     }
 
+    ngx_umami_stats_exit_worker(umcf->stats);
+
     if (umcf->upstream) {
         ngx_umami_fetch_close(umcf->upstream);
     }
@@ -594,5 +628,6 @@ ngx_umami_exit_worker(ngx_cycle_t *cycle)
 
     if (umcf->postgres) {
         ngx_umami_postgres_close(umcf->postgres);
+        ngx_umami_postgres_close(umcf->sites_postgres);
     }
 }

@@ -14,11 +14,17 @@ struct ngx_umami_stats_zone_s {
     ngx_uint_t    n;
     u_char        names[NGX_UMAMI_STATS_COUNTERS][NGX_UMAMI_STATS_NAME];
     ngx_atomic_t  rows[NGX_UMAMI_STATS_ROWS][NGX_UMAMI_STATS_COUNTERS];
+
+    ngx_uint_t    nheld;
+    u_char        held_names[NGX_UMAMI_STATS_HELD][NGX_UMAMI_STATS_NAME];
+    ngx_atomic_t  held[NGX_MAX_PROCESSES][NGX_UMAMI_STATS_HELD];
 };
 
 
 static ngx_int_t ngx_umami_stats_column(ngx_umami_stats_zone_t *zone,
     ngx_umami_stats_counter_t *counter);
+static ngx_int_t ngx_umami_stats_name(u_char *names, ngx_uint_t *n,
+    ngx_uint_t max, u_char *name, size_t len);
 
 
 ngx_umami_stats_t *
@@ -116,9 +122,8 @@ static ngx_int_t
 ngx_umami_stats_column(ngx_umami_stats_zone_t *zone,
     ngx_umami_stats_counter_t *counter)
 {
-    size_t      len;
-    u_char      name[NGX_UMAMI_STATS_NAME];
-    ngx_uint_t  i;
+    size_t  len;
+    u_char  name[NGX_UMAMI_STATS_NAME];
 
     len = counter->family->name.len + counter->labels.len + 1;
 
@@ -128,18 +133,37 @@ ngx_umami_stats_column(ngx_umami_stats_zone_t *zone,
 
     ngx_sprintf(name, "%V %V%Z", &counter->family->name, &counter->labels);
 
-    for (i = 0; i < zone->n; i++) {
-        if (ngx_strcmp(zone->names[i], name) == 0) {
-            return i;
-        }
+    if (counter->family->gauge == 2) {
+        return ngx_umami_stats_name(zone->held_names[0], &zone->nheld,
+                                    NGX_UMAMI_STATS_HELD, name, len + 1);
     }
 
-    if (i == NGX_UMAMI_STATS_COUNTERS) {
+    return ngx_umami_stats_name(zone->names[0], &zone->n,
+                                NGX_UMAMI_STATS_COUNTERS, name, len + 1);
+}
+
+
+static ngx_int_t
+ngx_umami_stats_name(u_char *names, ngx_uint_t *n, ngx_uint_t max,
+    u_char *name, size_t len)
+{
+    ngx_uint_t  i;
+
+    for (i = 0; i < *n; i++) {
+
+        if (ngx_strcmp(names, name) == 0) {
+            return i;
+        }
+
+        names += NGX_UMAMI_STATS_NAME;
+    }
+
+    if (i == max) {
         return NGX_ERROR;
     }
 
-    ngx_memcpy(zone->names[i], name, len + 1);
-    zone->n++;
+    ngx_memcpy(names, name, len);
+    (*n)++;
 
     return i;
 }
@@ -150,6 +174,20 @@ ngx_umami_stats_init_worker(ngx_umami_stats_t *stats)
 {
     if (stats->zone) {
         stats->row = stats->zone->rows[ngx_worker % NGX_UMAMI_STATS_ROWS];
+
+        /* what one who was killed has left */
+
+        ngx_umami_stats_exit_worker(stats);
+    }
+}
+
+
+void
+ngx_umami_stats_exit_worker(ngx_umami_stats_t *stats)
+{
+    if (stats->zone) {
+        ngx_memzero((void *) stats->zone->held[ngx_process_slot],
+                    sizeof(stats->zone->held[0]));
     }
 }
 
@@ -164,6 +202,18 @@ ngx_umami_stats_add(ngx_umami_stats_t *stats, ngx_uint_t i, ngx_atomic_int_t n)
     /* atomic, since two workers share a row during a reload */
 
     (void) ngx_atomic_fetch_add(&stats->row[counter[i].column], n);
+}
+
+
+void
+ngx_umami_stats_hold(ngx_umami_stats_t *stats, ngx_uint_t i,
+    ngx_atomic_int_t n)
+{
+    ngx_umami_stats_counter_t  *counter;
+
+    counter = stats->counters.elts;
+
+    stats->zone->held[ngx_process_slot][counter[i].column] += n;
 }
 
 
@@ -188,6 +238,15 @@ ngx_umami_stats_sum(ngx_umami_stats_t *stats, ngx_uint_t i)
 
     counter = stats->counters.elts;
     sum = 0;
+
+    if (counter[i].family->gauge == 2) {
+
+        for (row = 0; row < NGX_MAX_PROCESSES; row++) {
+            sum += stats->zone->held[row][counter[i].column];
+        }
+
+        return sum;
+    }
 
     for (row = 0; row < NGX_UMAMI_STATS_ROWS; row++) {
         sum += stats->zone->rows[row][counter[i].column];

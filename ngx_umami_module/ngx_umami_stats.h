@@ -16,10 +16,14 @@
  * Named counters in a shared zone of fixed layout.  Each worker adds to a row
  * of its own, without a lock; a reader sums the rows.  Counters are found by
  * name, so that the workers of two configurations agree during a reload.
+ *
+ * What processes hold at the moment is kept by process, and is forgotten with
+ * one that was killed when the next one takes its slot in the master's table.
  */
 
 #define NGX_UMAMI_STATS_ROWS      32
 #define NGX_UMAMI_STATS_COUNTERS  512
+#define NGX_UMAMI_STATS_HELD      4
 #define NGX_UMAMI_STATS_NAME      104
 #define NGX_UMAMI_STATS_SIZE      (256 * 1024)
 
@@ -27,7 +31,7 @@
 typedef struct {
     ngx_str_t                   name;     /* Prometheus: [a-z_]+ */
     ngx_str_t                   help;
-    unsigned                    gauge:1;
+    unsigned                    gauge:2;  /* 2: held by processes */
 } ngx_umami_stats_family_t;
 
 
@@ -57,11 +61,16 @@ ngx_int_t ngx_umami_stats_register(ngx_umami_stats_t *stats,
 /* a shared memory zone's "init"; zone->data is the ngx_umami_stats_t */
 ngx_int_t ngx_umami_stats_init_zone(ngx_shm_zone_t *zone, void *data);
 void ngx_umami_stats_init_worker(ngx_umami_stats_t *stats);
+void ngx_umami_stats_exit_worker(ngx_umami_stats_t *stats);
 
 void ngx_umami_stats_add(ngx_umami_stats_t *stats, ngx_uint_t i,
     ngx_atomic_int_t n);
 
-/* gauges live in the first row whoever sets them */
+/* what this process holds, more or less by n */
+void ngx_umami_stats_hold(ngx_umami_stats_t *stats, ngx_uint_t i,
+    ngx_atomic_int_t n);
+
+/* other gauges live in the first row whoever sets them */
 void ngx_umami_stats_set(ngx_umami_stats_t *stats, ngx_uint_t i,
     ngx_atomic_uint_t value);
 ngx_atomic_uint_t ngx_umami_stats_sum(ngx_umami_stats_t *stats, ngx_uint_t i);

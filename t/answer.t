@@ -80,6 +80,25 @@ http {
             proxy_pass http://umami/p/abc;
         }
 
+        location = /api/batch {
+            umami_beacon batch;
+            proxy_pass http://umami;
+        }
+
+        location = /batch/small {
+            umami_beacon batch;
+            proxy_buffer_size 1k;
+            proxy_buffers 4 1k;
+            proxy_busy_buffers_size 2k;
+            proxy_pass http://umami/api/batch;
+        }
+
+        location = /batch/unbuffered {
+            umami_beacon batch;
+            proxy_buffering off;
+            proxy_pass http://umami/api/batch;
+        }
+
         location = /pixel/cached {
             umami_beacon pixel;
             proxy_cache pixels;
@@ -202,6 +221,10 @@ sub is_error {
     (my $inside = $r->{raw}) =~ s/^Server: .*//m;
     unlike($inside, $leak, "$name, nothing leaks");
 }
+
+my $trace = Test::Umami::Upstream::trace();
+my $large = '{"stack":"' . 'Prisma ' x 40000 . '"}';
+gzip(\$large, \my $packed);
 
 # errors of our own and of nginx
 
@@ -341,6 +364,52 @@ for (400, 'umami-refused', 403, 'umami-refused', 404, 'not-found', 405,
         qr/^umami_errors_total\{source="nginx",status="413"\} [1-9]/m;
 }
 
+# a batch is answered with 200, and what failed inside
+
+{
+    my $error = '{"message":"x \\"error\\":1 ' . $trace =~ s/[^ \w]/./gr
+        . '","errorObject":{"stack":["10.0.0.7:5432",{"error":1}]}}';
+    my $fine = '"response":{"cache":"a.b.c","name":"error","note":"\\"error\\":5"}';
+    my @cases = (
+        ["{\"size\":2,\"details\":[{\"index\":0,\"response\":{\"error\":$error}},"
+            . "{\"index\":1,$fine}],\"cache\":\"a\"}",
+            "{\"size\":2,\"details\":[{\"index\":0,\"response\":{}},"
+            . "{\"index\":1,$fine}],\"cache\":\"a\"}", 'alone'],
+        ["{\"error\" : $error , \"a\":1}", '{ "a":1}', 'first'],
+        ["{\"a\":1 , \"error\":$error}", '{"a":1 }', 'last'],
+        ["{\"a\":1,\"error\":$error,\"b\":[\"error\",\"error\"]}",
+            '{"a":1,"b":["error","error"]}', 'in the middle'],
+        ["{\"error\":1,\"error\":$error}", '{}', 'twice'],
+        ['{"size":3,"processed":3,"errors":0}',
+            '{"size":3,"processed":3,"errors":0}', 'none'],
+        ['{"error":{"cut', '{}', 'no JSON'], ['', '', 'nothing'],
+        ['x' x 1100000, '{}', 'too long'],
+    );
+
+    for (@cases) {
+        my ($body, $is, $name) = @$_;
+
+        for my $uri (qw{ /api/batch /batch/small /batch/unbuffered }) {
+            for my $how ({}, { split => 5 }, { headers => [ETag => '"a"'] }) {
+                next if $how->{split} && length $body > 10000;
+                $umami->fault('/api/batch', status => 200, body => $body,
+                    type => 'application/json', %$how);
+                my $r = ask(POST => $uri, "[$beacon]");
+                ok($r->{status} == 200 && $r->{body} eq $is,
+                    "batch, error $name, $uri") or diag($r->{raw});
+                is(header($r, 'ETag'), undef, "batch, error $name, no ETag");
+            }
+        }
+    }
+
+    $umami->fault('/api/batch', status => 200, body => $packed, headers =>
+        ['Content-Encoding' => 'gzip']);
+    my $r = ask(POST => '/api/batch', "[$beacon]");
+    is($r->{body}, '{}', 'batch, what cannot be looked at');
+    is(header($r, 'Content-Encoding'), undef, 'batch, no encoding');
+    $umami->fault('/api/batch');
+}
+
 # a pixel is in no cache, whatever is said of it
 
 for my $status (200, 307, 404, 500) {
@@ -366,10 +435,6 @@ $umami->fault('/p/abc');
 
 # Each 5xx in each way of sending it: never told, and the link is kept where
 # Umami keeps it.
-
-my $trace = Test::Umami::Upstream::trace();
-my $large = '{"stack":"' . 'Prisma ' x 40000 . '"}';
-gzip(\$large, \my $packed);
 
 my @broken = (
     ['plain', 1, {}],

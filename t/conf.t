@@ -396,6 +396,41 @@ for ('beacon', 'max_items=5', 'record max_items=5', 'pixel max_size=1k',
 bad(location => 'umami_beacon; umami_beacon;',
     '"umami_beacon" directive is duplicate');
 
+# umami_in_flight
+
+good(http => "umami_in_flight $_;") for 'off', '1', '10000', '32 queue=0',
+    '32 queue=100000 timeout=1m', '32 timeout=1ms queue=512', '32 timeout=5';
+
+bad(http => "umami_in_flight $_;", "invalid \"$_\" in \"umami_in_flight\", a "
+    . 'number from 1 to 10000 or "off" is needed')
+    for qw/ 0 10001 -1 x 1k on queue=5 99999999999999999999 /;
+
+for (['queue=-1', 'a number from 0 to 100000 is needed'],
+    ['queue=100001', 'a number from 0 to 100000 is needed'],
+    ['queue=', 'a number from 0 to 100000 is needed'],
+    ['queue=5s', 'a number from 0 to 100000 is needed'],
+    ['timeout=0', 'a time from 1ms to 1m is needed'],
+    ['timeout=60001ms', 'a time from 1ms to 1m is needed'],
+    ['timeout=', 'a time from 1ms to 1m is needed'],
+    ['timeout=never', 'a time from 1ms to 1m is needed'])
+{
+    my ($value, $why) = @$_;
+    bad(http => "umami_in_flight 32 $value;",
+        "invalid \"$value\" in \"umami_in_flight\", $why");
+}
+
+bad(http => "umami_in_flight 32 $_;", 'unexpected "' . (/(\S+)$/)[0]
+    . '" in "umami_in_flight", it takes a number, then "queue=" and "timeout=" '
+    . 'once each') for '64', 'queue=1 queue=1', 'timeout=1s timeout=2s', 'off';
+bad(http => "umami_in_flight off $_;", "unexpected \"$_\" after "
+    . '"umami_in_flight off", remove it') for '32', 'queue=5';
+bad(http => 'umami_in_flight 32; umami_in_flight off;',
+    '"umami_in_flight" directive is duplicate');
+bad(http => 'umami_in_flight off; umami_in_flight off;',
+    '"umami_in_flight" directive is duplicate');
+bad($_ => 'umami_in_flight 32;', '"umami_in_flight" directive is not allowed '
+    . 'here') for qw/ main server location /;
+
 # an event would be stored twice
 
 bad(location => 'umami_beacon; proxy_pass http://umami; '

@@ -194,6 +194,7 @@ $t->run();
 
     for my $name (qw/ umami_refused_total umami_cors_total umami_limit_total
         umami_limit_redis_total umami_script_refresh_total
+        umami_queue_total umami_queue_waiting umami_in_flight
         umami_dependency_up /)
     {
         is(scalar(my @help = $r->{body} =~ /^# HELP $name /mg), 1,
@@ -264,6 +265,7 @@ my %adds = (
     'umami_refused_total{reason="json-truncated"}' => 20,
     'umami_refused_total{reason="method-not-allowed"}' => 20,
     'umami_refused_total{reason="rate-limited"}' => 7,
+    'umami_queue_total{outcome="passed"}' => 45,
     'umami_limit_total{rule="client",verdict="allowed"}' => 5,
     'umami_limit_total{rule="client",verdict="refused"}' => 7,
     'umami_limit_total{rule="dry",verdict="dry_run"}' => 11,

@@ -145,7 +145,7 @@ $ENV{DATABASE_URL} = $postgres->url();
 $ENV{REDIS_URL} = $redis->url();
 $ENV{HASH_SALT} = 'a salt for tests only';
 
-$t->run()->plan(15);
+$t->run()->plan(18);
 
 my $shop = 'http://localhost:' . $t->port(2);
 my $browser = Browser->new($t);
@@ -204,6 +204,25 @@ ok(told('burst', 200), 'beacons within the limit are accepted');
 ok(told('burst', 429), 'beacons over the limit are refused, and the page is told');
 
 isnt($redis->cli('DBSIZE'), 0, 'Redis has counted');
+
+# websites that Umami has, and one that it has not
+
+like($t->error_log(), qr/umami websites: 1 in the list/, 'the list is read');
+
+{
+    my $send = sub {
+        my $r = response(http_post('/api/send', JSON::PP::encode_json({
+            type => 'event', payload => { website => $website =~ s/^a/b/r,
+            hostname => 'localhost', url => '/' } }), 'User-Agent' =>
+            $Browser::user_agent, 'X-Forwarded-For' => '198.51.100.99'));
+        return "$r->{status} " . (header($r, 'X-Umami-Reason') // '');
+    };
+
+    is($send->(), '403 umami-refused', 'seen first');
+    my $got;
+    $t->wait_for(sub { ($got = $send->()) ne '403 umami-refused' }, 30);
+    is($got, '403 website-unknown', 'and then');
+}
 
 # the state of it all
 

@@ -277,7 +277,7 @@ return (
         my %known = map { %$_ } directives($tree), variables($tree), metrics($tree);
 
         # the zones of shared memory, which nginx names in its messages
-        $known{$_} = 1 for qw/ umami_stats umami_store umami_limit /;
+        $known{$_} = 1 for qw/ umami_stats umami_store umami_sites umami_limit /;
 
         my @found = each_document($tree, sub {
             my ($line) = @_;

@@ -21,6 +21,7 @@
 
 
 #define BODY_CUTS   8
+#define BODY_SITES  3
 #define BODY_ITEMS  4
 
 
@@ -86,6 +87,7 @@ static void
 body_scan(ngx_umami_body_t *body, ngx_umami_body_cut_t *cuts, u_char kind,
     u_char flags, u_char *start, size_t len)
 {
+    u_char     sites[BODY_SITES * sizeof(body->id)];
     ngx_int_t  rc;
 
     body->kind = (kind == 'b') ? NGX_UMAMI_BODY_BATCH
@@ -96,6 +98,8 @@ body_scan(ngx_umami_body_t *body, ngx_umami_body_cut_t *cuts, u_char kind,
     body->max_depth = 0;
     body->max_cuts = BODY_CUTS;
     body->cuts = cuts;
+    body->max_sites = BODY_SITES;
+    body->sites = (kind == 'b') ? sites : NULL;
 
     rc = ngx_umami_body_scan(body, start, start + len);
 
@@ -105,6 +109,8 @@ body_scan(ngx_umami_body_t *body, ngx_umami_body_cut_t *cuts, u_char kind,
     body_must(body->offset <= len);
     body_must(body->ncuts <= BODY_CUTS);
     body_must(body->faulty <= body->items);
+    body_must(body->nsites <= BODY_SITES);
+    body_must(body->nsites + body->siteless <= body->items - body->faulty);
     body_must(body->website.len == 0 || body->website.len == 36);
     body_must(ngx_umami_body_code(body->reason)->len > 0);
 }

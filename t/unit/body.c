@@ -76,11 +76,14 @@ main(int argc, char **argv)
         body.max_depth = atoi(field[3]);
         body.max_cuts = atoi(field[4]);
         body.cuts = malloc(body.max_cuts * sizeof(ngx_umami_body_cut_t));
+        body.max_sites = body.max_items;
+        body.sites = malloc(body.max_sites * sizeof(body.id));
 
         (void) ngx_umami_body_scan(&body, data, data + len);
 
         body_answer(&body, data);
 
+        free(body.sites);
         free(body.cuts);
         free(data);
     }
