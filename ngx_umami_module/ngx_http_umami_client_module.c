@@ -222,11 +222,17 @@ ngx_http_umami_client_address(ngx_http_request_t *r, ngx_http_umami_ctx_t *ctx)
     ctx->client.data = p;
     ctx->client.len = ngx_umami_address_text(sockaddr, socklen, p);
 
-    p += NGX_INET6_ADDRSTRLEN;
+    ctx->network = ctx->client;
 
-    ctx->network.data = p;
-    ctx->network.len = ngx_umami_address_network(sockaddr, socklen,
-                                                 uclcf->ipv6_prefix, p);
+    if (ngx_strlchr(p, p + ctx->client.len, ':')) {
+
+        p += NGX_INET6_ADDRSTRLEN;
+
+        ctx->network.data = p;
+        ctx->network.len = ngx_umami_address_network(sockaddr, socklen,
+                                                     uclcf->ipv6_prefix, p);
+    }
+
     ngx_str_null(&ctx->client_id);
 
     return NGX_OK;
