@@ -4,6 +4,11 @@
  */
 
 
+#include <ngx_config.h>
+#include <ngx_core.h>
+#include <sys/timerfd.h>
+
+
 /*
  * Beacons at a fixed rate to ports of 127.0.0.1, in turn, whatever they are
  * answered and however late: the time of an answer is counted from when its
@@ -23,23 +28,6 @@
  */
 
 
-#define _GNU_SOURCE
-#include <arpa/inet.h>
-#include <errno.h>
-#include <fcntl.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/epoll.h>
-#include <sys/socket.h>
-#include <sys/timerfd.h>
-#include <time.h>
-#include <unistd.h>
-
-
 #define LOAD_MAX_COUNT    10000000
 #define LOAD_MAX_CONNS    1000              /* of a port */
 #define LOAD_MAX_PORTS    16
@@ -49,6 +37,7 @@
 
 
 typedef struct load_conn_s  load_conn_t;
+
 
 struct load_conn_s {
     load_conn_t  *next;                     /* of those that are idle */
@@ -93,19 +82,19 @@ static uint32_t load_part(uint32_t *times, uint64_t n, double part);
 static void load_die(const char *what);
 
 
-static double        load_rate = 1000;
-static uint64_t      load_count = 1000, load_conns = 16, load_visitors = 1;
-static uint64_t      load_size = 300, load_wait = 5;
-static int           load_align, load_table;
-static const char   *load_path = "/api/send";
+static double         load_rate = 1000;
+static uint64_t       load_count = 1000, load_conns = 16, load_visitors = 1;
+static uint64_t       load_size = 300, load_wait = 5;
+static int            load_align, load_table;
+static const char    *load_path = "/api/send";
 
-static load_port_t   load_ports[LOAD_MAX_PORTS];
-static size_t        load_nports, load_nseconds;
-static int           load_epoll, load_timer;
-static uint64_t      load_start, load_sent, load_answered, load_broken;
-static uint32_t     *load_times, *load_lates;
-static load_count_t *load_seconds;
-static char         *load_body;
+static load_port_t    load_ports[LOAD_MAX_PORTS];
+static size_t         load_nports, load_nseconds;
+static int            load_epoll, load_timer;
+static uint64_t       load_start, load_sent, load_answered, load_broken;
+static uint32_t      *load_times, *load_lates;
+static load_count_t  *load_seconds;
+static char          *load_body;
 
 
 int
@@ -144,7 +133,13 @@ load_options(int argc, char **argv)
         "\"data\":{\"text\":\"";
     static const char  tail[] = "\"}}}";
 
-    while ((opt = getopt(argc, argv, "r:n:c:v:s:w:p:at")) != -1) {
+    for ( ;; ) {
+
+        opt = getopt(argc, argv, "r:n:c:v:s:w:p:at");
+
+        if (opt == -1) {
+            break;
+        }
 
         switch (opt) {
 
@@ -585,8 +580,10 @@ load_report(void)
 static int
 load_compare(const void *one, const void *two)
 {
-    uint32_t  a = *(const uint32_t *) one;
-    uint32_t  b = *(const uint32_t *) two;
+    uint32_t  a, b;
+
+    a = *(const uint32_t *) one;
+    b = *(const uint32_t *) two;
 
     return (a > b) - (a < b);
 }

@@ -34,6 +34,7 @@
 #define MODEL_MINUTE  (60 * MODEL_SECOND)
 #define MODEL_DAY     (86400 * MODEL_SECOND)
 #define MODEL_YEAR    (365 * MODEL_DAY)
+#define MODEL_MONTHS  (100 * 86400 * 1000UL)           /* ms */
 #define MODEL_AGES    (1000000000 * MODEL_SECOND)      /* the longest retry */
 #define MODEL_END     (1UL << 53)
 
@@ -483,6 +484,12 @@ model_retry(model_t *m, uint64_t cost, ngx_umami_counter_verdict_t *verdict)
     }
 
     then = m->now + verdict->retry * 1000;
+
+    /* doubles may round a wait of months to the millisecond before */
+
+    if (verdict->retry > MODEL_MONTHS) {
+        then += 1000;
+    }
 
     model_ask(m, then, cost, &v);
     model_check(MODEL_ENOUGH, m, v.allowed, "cost %lu, retry %lu, then %lu",
