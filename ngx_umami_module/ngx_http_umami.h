@@ -62,8 +62,11 @@ typedef struct {
     ngx_umami_hmac_t           *hmac;
     ngx_umami_hmac_t           *daily;
 
-    ngx_umami_health_beacons_t  beacons;    /* counted where there are any */
-    ngx_flag_t                  collects;
+    /* beacons by whose User-Agent they have, and by whether they are proven */
+    ngx_umami_health_beacons_t  agents;
+    ngx_umami_health_beacons_t  edge;
+    ngx_flag_t                  collects;   /* some location does */
+    ngx_flag_t                  proves;     /* and some asks for a proof */
 
     ngx_flag_t                  enabled;    /* some directive is used */
 } ngx_http_umami_main_conf_t;
@@ -178,6 +181,7 @@ typedef struct {
 
     /* answer: why it is refused, and what is told with it */
     ngx_uint_t                  reason;
+    ngx_uint_t                  status;
     ngx_uint_t                  retry_after;  /* seconds, 0: not told */
     ngx_str_t                   allow;
     ngx_str_t                   body_text;  /* in place of the response's */

@@ -210,6 +210,7 @@ ngx_http_umami_refuse(ngx_http_request_t *r, ngx_http_umami_ctx_t *ctx,
     ngx_umami_stats_add(umcf->stats, uamcf->counters[reason], 1);
 
     ctx->reason = reason;
+    ctx->status = status;
     ctx->keepalive = r->keepalive ? 1 : 0;
 
     return status;

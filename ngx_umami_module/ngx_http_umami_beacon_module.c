@@ -314,14 +314,14 @@ ngx_http_umami_beacon_count(ngx_http_request_t *r)
     umcf = ngx_http_get_module_main_conf(r, ngx_umami_module);
 
     h = r->headers_in.user_agent;
-    counter = umcf->beacons.viewer;
+    counter = umcf->agents.good;
 
     if (h
         && h->value.len == ngx_http_umami_beacon_cloudfront.len
         && ngx_memcmp(h->value.data, ngx_http_umami_beacon_cloudfront.data,
                       h->value.len) == 0)
     {
-        counter = umcf->beacons.cloudfront;
+        counter = umcf->agents.bad;
     }
 
     ngx_umami_stats_add(umcf->stats, counter, 1);
@@ -527,8 +527,8 @@ ngx_http_umami_beacon_init_counters(ngx_conf_t *cf)
         return NGX_ERROR;
     }
 
-    umcf->beacons.viewer = viewer;
-    umcf->beacons.cloudfront = cloudfront;
+    umcf->agents.good = viewer;
+    umcf->agents.bad = cloudfront;
 
     return NGX_OK;
 }

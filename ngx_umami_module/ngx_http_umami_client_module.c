@@ -51,6 +51,8 @@ typedef struct {
 } ngx_http_umami_client_lines_t;
 
 
+static void ngx_http_umami_client_count(ngx_http_request_t *r,
+    ngx_uint_t proven);
 static ngx_uint_t ngx_http_umami_client_proven(ngx_http_request_t *r,
     ngx_http_umami_client_loc_conf_t *uclcf);
 static ngx_int_t ngx_http_umami_client_cloudfront(ngx_http_request_t *r,
@@ -137,9 +139,15 @@ ngx_http_umami_client_step(ngx_http_request_t *r, ngx_http_umami_ctx_t *ctx)
 
     uclcf = ngx_http_get_module_loc_conf(r, ngx_http_umami_client_module);
 
-    if (ngx_http_umami_client_proven(r, uclcf)) {
+    /* one's own servers do not come through the edge */
+
+    if (ngx_http_umami_client_proven(r, uclcf)
+        || ngx_http_umami_trusted(r, ctx))
+    {
         return NGX_OK;
     }
+
+    ngx_http_umami_client_count(r, 0);
 
     return ngx_http_umami_refuse(r, ctx, NGX_HTTP_UMAMI_CLIENT_REFUSED,
                                  NGX_HTTP_FORBIDDEN);
@@ -182,6 +190,8 @@ ngx_http_umami_client_address(ngx_http_request_t *r, ngx_http_umami_ctx_t *ctx)
     case NGX_HTTP_UMAMI_CLIENT_CLOUDFRONT:
 
         ctx->proven = ngx_http_umami_client_proven(r, uclcf);
+
+        ngx_http_umami_client_count(r, ctx->proven);
 
         if (ctx->proven) {
             rc = ngx_http_umami_client_cloudfront(r, &address);
@@ -236,6 +246,25 @@ ngx_http_umami_client_address(ngx_http_request_t *r, ngx_http_umami_ctx_t *ctx)
     ngx_str_null(&ctx->client_id);
 
     return NGX_OK;
+}
+
+
+/* beacons only: what else comes may have gone by the edge for a good reason */
+
+static void
+ngx_http_umami_client_count(ngx_http_request_t *r, ngx_uint_t proven)
+{
+    ngx_http_umami_loc_conf_t   *ulcf;
+    ngx_http_umami_main_conf_t  *umcf;
+
+    ulcf = ngx_http_get_module_loc_conf(r, ngx_http_umami_request_module);
+
+    if (ulcf->steps & NGX_HTTP_UMAMI_BEACON) {
+        umcf = ngx_http_get_module_main_conf(r, ngx_umami_module);
+
+        ngx_umami_stats_add(umcf->stats, proven ? umcf->edge.good
+                                                : umcf->edge.bad, 1);
+    }
 }
 
 
@@ -459,21 +488,23 @@ ngx_http_umami_client(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 {
     ngx_http_umami_client_loc_conf_t *uclcf = conf;
 
-    char        *err;
-    ngx_str_t   *value;
-    ngx_uint_t   i;
+    char                        *err;
+    ngx_str_t                   *value;
+    ngx_uint_t                   i;
+    ngx_http_umami_main_conf_t  *umcf;
 
     if (uclcf->mode != NGX_CONF_UNSET_UINT) {
         return "is duplicate";
     }
 
-    (void) ngx_http_umami_use(cf);
+    umcf = ngx_http_umami_use(cf);
 
     value = cf->args->elts;
     i = 2;
 
     if (ngx_strcmp(value[1].data, "cloudfront") == 0) {
         uclcf->mode = NGX_HTTP_UMAMI_CLIENT_CLOUDFRONT;
+        umcf->proves = 1;
 
     } else if (ngx_strcmp(value[1].data, "forwarded") == 0) {
         uclcf->mode = NGX_HTTP_UMAMI_CLIENT_FORWARDED;
@@ -493,6 +524,13 @@ ngx_http_umami_client(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 
     } else if (ngx_strcmp(value[1].data, "off") == 0) {
         uclcf->mode = NGX_HTTP_UMAMI_CLIENT_OFF;
+
+    } else if (ngx_strlchr(value[1].data, value[1].data + value[1].len, '=')) {
+
+        /* it is not quoted: it may be a secret */
+
+        return "begins with its mode: \"cloudfront\", \"forwarded\", "
+               "\"header\", \"peer\" or \"off\"";
 
     } else {
         ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
@@ -570,6 +608,14 @@ ngx_http_umami_client_parameter(ngx_conf_t *cf,
     if (ngx_strcmp(value->data, "unproven=forwarded") == 0 && cloudfront) {
         uclcf->refuse = 0;
         return NGX_CONF_OK;
+    }
+
+    if (ngx_strncmp(value->data, "unproven=", 9) == 0 && cloudfront) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "invalid \"%V\" in \"umami_client\", it is "
+                           "\"unproven=forwarded\" or \"unproven=refuse\"",
+                           value);
+        return NGX_CONF_ERROR;
     }
 
     /* it is not quoted: it may be a secret with its name misspelt */
@@ -656,7 +702,8 @@ ngx_http_umami_client_trusted(ngx_conf_t *cf,
         if (rc == NGX_ERROR) {
             ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
                                "invalid network \"%V\" in \"trusted=\" of "
-                               "\"umami_client\", write it as \"10.0.0.0/8\"",
+                               "\"umami_client\", write it as \"10.0.0.0/8\", "
+                               "and no space after a comma",
                                &text);
             return NGX_CONF_ERROR;
         }

@@ -425,11 +425,28 @@ ngx_http_umami_heartbeat_init(ngx_conf_t *cf)
 
     uhmcf->health = ngx_umami_health_create(cf->pool, umcf->upstream,
                                             umcf->postgres, umcf->redis,
-                                            umcf->store, umcf->stats,
-                                            umcf->collects ? &umcf->beacons
-                                                           : NULL);
+                                            umcf->store, umcf->stats);
+    if (uhmcf->health == NULL) {
+        return NGX_ERROR;
+    }
 
-    return uhmcf->health ? NGX_OK : NGX_ERROR;
+    if (umcf->collects
+        && ngx_umami_health_watch(uhmcf->health, NGX_UMAMI_HEALTH_USER_AGENT,
+                                  &umcf->agents)
+           != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
+
+    if (umcf->proves
+        && ngx_umami_health_watch(uhmcf->health, NGX_UMAMI_HEALTH_EDGE,
+                                  &umcf->edge)
+           != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
+
+    return NGX_OK;
 }
 
 

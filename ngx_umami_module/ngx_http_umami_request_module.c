@@ -126,6 +126,20 @@ ngx_http_umami_precontent_handler(ngx_http_request_t *r)
         return NGX_AGAIN;
     }
 
+    if (ctx->reason && (ulcf->steps & NGX_HTTP_UMAMI_BEACON)) {
+
+        /* by an error_page: what was refused is not sent from elsewhere */
+
+        if (ctx->reason != NGX_HTTP_UMAMI_QUEUE_IS_FULL
+            && ctx->reason != NGX_HTTP_UMAMI_QUEUE_TIMED_OUT)
+        {
+            return ctx->status;
+        }
+
+        ctx->reason = NGX_HTTP_UMAMI_NO_REASON;
+        ctx->retry_after = 0;
+    }
+
     for (step = ngx_http_umami_steps; step->step; step++) {
 
         if (!(ulcf->steps & step->bit) || (ctx->taken & step->bit)) {
@@ -292,15 +306,23 @@ ngx_http_umami_cleanup(void *data)
 }
 
 
+/* of the request as it came, also when Umami's headers are in their place */
+
 ngx_table_elt_t *
 ngx_http_umami_header(ngx_http_request_t *r, ngx_uint_t hash,
     ngx_str_t *lowcase)
 {
-    ngx_uint_t        i;
-    ngx_list_part_t  *part;
-    ngx_table_elt_t  *h;
+    ngx_uint_t             i;
+    ngx_list_part_t       *part;
+    ngx_table_elt_t       *h;
+    ngx_http_umami_ctx_t  *ctx;
 
-    part = &r->headers_in.headers.part;
+    ctx = ngx_http_umami_get_ctx(r);
+
+    part = (ctx && ctx->headers_in && r == r->main)
+           ? &ctx->headers_in->headers.part
+           : &r->headers_in.headers.part;
+
     h = part->elts;
 
     for (i = 0; /* void */; i++) {

@@ -245,7 +245,8 @@ static char *
 ngx_http_umami_trust_add_key(ngx_conf_t *cf,
     ngx_http_umami_trust_loc_conf_t *utlcf, ngx_str_t *key)
 {
-    ngx_str_t  *k;
+    ngx_str_t   *k;
+    ngx_uint_t   i;
 
     if (ngx_http_umami_value(cf, key) != NGX_OK) {
         return NGX_CONF_ERROR;
@@ -254,6 +255,14 @@ ngx_http_umami_trust_add_key(ngx_conf_t *cf,
     if (key->len < 16) {
         return "has a key that is too short: at least 16 characters are "
                "needed, for example from \"openssl rand -hex 32\"";
+    }
+
+    for (i = 0; i < key->len; i++) {
+
+        if (key->data[i] <= ' ' || key->data[i] == 0x7f) {
+            return "has a key with white space or a control character in it, "
+                   "perhaps a line's end, which headers do not carry";
+        }
     }
 
     if (utlcf->keys == NULL) {

@@ -21,7 +21,22 @@ static ngx_int_t ngx_http_umami_visitor_id_variable(ngx_http_request_t *r,
     ngx_http_variable_value_t *v, uintptr_t data);
 static ngx_int_t ngx_http_umami_visitor_id(ngx_http_request_t *r,
     ngx_http_umami_ctx_t *ctx, ngx_umami_hmac_t *hmac);
+static ngx_int_t ngx_http_umami_visitor_trusted_variable(
+    ngx_http_request_t *r, ngx_http_variable_value_t *v, uintptr_t data);
 static ngx_int_t ngx_http_umami_visitor_add_variables(ngx_conf_t *cf);
+static ngx_int_t ngx_http_umami_visitor_add_counters(ngx_conf_t *cf);
+
+
+static ngx_umami_stats_family_t  ngx_http_umami_visitor_family = {
+    ngx_string("umami_client_total"),
+    ngx_string("Beacons by whether they proved to come through CloudFront."), 0
+};
+
+
+static ngx_str_t  ngx_http_umami_visitor_outcomes[] = {
+    ngx_string("outcome=\"proven\""),
+    ngx_string("outcome=\"unproven\"")
+};
 
 
 /* what umami_client found, by where it is in the ctx */
@@ -36,6 +51,9 @@ static ngx_http_variable_t  ngx_http_umami_visitor_vars[] = {
 
     { ngx_string("umami_client_id"), NULL, ngx_http_umami_visitor_id_variable,
       0, NGX_HTTP_VAR_NOCACHEABLE, 0 },
+
+    { ngx_string("umami_trusted"), NULL,
+      ngx_http_umami_visitor_trusted_variable, 0, NGX_HTTP_VAR_NOCACHEABLE, 0 },
 
       ngx_http_null_variable
 };
@@ -164,6 +182,29 @@ ngx_http_umami_visitor_id(ngx_http_request_t *r, ngx_http_umami_ctx_t *ctx,
 }
 
 
+/* "1", or nothing, so that the key of a rule can be empty by it */
+
+static ngx_int_t
+ngx_http_umami_visitor_trusted_variable(ngx_http_request_t *r,
+    ngx_http_variable_value_t *v, uintptr_t data)
+{
+    ngx_http_umami_ctx_t  *ctx;
+
+    ctx = ngx_http_umami_add_ctx(r);
+    if (ctx == NULL) {
+        return NGX_ERROR;
+    }
+
+    v->data = (u_char *) "1";
+    v->len = ngx_http_umami_trusted(r->main, ctx) ? 1 : 0;
+    v->valid = 1;
+    v->no_cacheable = 0;
+    v->not_found = 0;
+
+    return NGX_OK;
+}
+
+
 static ngx_int_t
 ngx_http_umami_visitor_add_variables(ngx_conf_t *cf)
 {
@@ -179,6 +220,33 @@ ngx_http_umami_visitor_add_variables(ngx_conf_t *cf)
         var->get_handler = v->get_handler;
         var->data = v->data;
     }
+
+    return ngx_http_umami_visitor_add_counters(cf);
+}
+
+
+static ngx_int_t
+ngx_http_umami_visitor_add_counters(ngx_conf_t *cf)
+{
+    ngx_int_t                    proven, unproven;
+    ngx_http_umami_main_conf_t  *umcf;
+
+    umcf = ngx_http_conf_get_module_main_conf(cf, ngx_umami_module);
+
+    proven = ngx_umami_stats_register(umcf->stats,
+                                      &ngx_http_umami_visitor_family,
+                                      &ngx_http_umami_visitor_outcomes[0]);
+
+    unproven = ngx_umami_stats_register(umcf->stats,
+                                        &ngx_http_umami_visitor_family,
+                                        &ngx_http_umami_visitor_outcomes[1]);
+
+    if (proven == NGX_ERROR || unproven == NGX_ERROR) {
+        return NGX_ERROR;
+    }
+
+    umcf->edge.good = proven;
+    umcf->edge.bad = unproven;
 
     return NGX_OK;
 }

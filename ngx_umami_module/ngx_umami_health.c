@@ -17,16 +17,18 @@
 /* seconds: two probes were missed */
 #define NGX_UMAMI_HEALTH_STALE     15
 
-/* so many beacons without a viewer's User-Agent are no accident */
+/* so many that are bad, and none that is good, are no accident */
 #define NGX_UMAMI_HEALTH_BEACONS   10
 
 
 static ngx_flag_t ngx_umami_health_configured(ngx_umami_health_t *health,
     ngx_uint_t check);
 static void ngx_umami_health_probe(ngx_event_t *ev);
-static void ngx_umami_health_user_agent(ngx_umami_health_probe_t *probe);
+static ngx_int_t ngx_umami_health_add(ngx_umami_health_t *health,
+    ngx_uint_t check);
+static void ngx_umami_health_beacons(ngx_umami_health_probe_t *probe);
 static void ngx_umami_health_count(ngx_umami_health_t *health,
-    ngx_umami_health_beacons_t *now);
+    ngx_uint_t check, ngx_umami_health_beacons_t *now);
 static void ngx_umami_health_fetched(void *data,
     ngx_umami_fetch_response_t *response);
 static void ngx_umami_health_queried(void *data,
@@ -42,16 +44,37 @@ static ngx_str_t  ngx_umami_health_names[] = {
     ngx_string("umami"),
     ngx_string("postgres"),
     ngx_string("redis"),
-    ngx_string("user-agent")
+    ngx_string("user-agent"),
+    ngx_string("edge")
 };
 
 
 static ngx_str_t  ngx_umami_health_bad_status = ngx_string("bad status");
-static ngx_str_t  ngx_umami_health_lost =
-    ngx_string("all beacons have CloudFront's");
-static ngx_str_t  ngx_umami_health_lost_detail =
-    ngx_string("Umami takes them for a bot's and stores none, have the "
-               "origin request policy forward the header");
+
+
+/* of checks that look at beacons */
+
+static ngx_str_t  ngx_umami_health_faults[] = {
+    ngx_null_string,
+    ngx_null_string,
+    ngx_null_string,
+    ngx_string("all beacons have CloudFront's"),
+    ngx_string("no beacon proves that it came through CloudFront")
+};
+
+
+static ngx_str_t  ngx_umami_health_details[] = {
+    ngx_null_string,
+    ngx_null_string,
+    ngx_null_string,
+    ngx_string("Umami takes them for a bot's and stores none, have the origin "
+               "request policy forward the header"),
+    ngx_string("all visitors may count as one, compare the secret of "
+               "\"umami_client\" with the distribution's custom header "
+               "\"X-Origin-Verify\"")
+};
+
+
 static ngx_str_t  ngx_umami_health_no_detail = ngx_null_string;
 
 
@@ -65,21 +88,20 @@ static ngx_str_t  ngx_umami_health_labels[] = {
     ngx_string("dependency=\"umami\""),
     ngx_string("dependency=\"postgres\""),
     ngx_string("dependency=\"redis\""),
-    ngx_string("dependency=\"user-agent\"")
+    ngx_string("dependency=\"user-agent\""),
+    ngx_string("dependency=\"edge\"")
 };
 
 
 ngx_umami_health_t *
 ngx_umami_health_create(ngx_pool_t *pool, ngx_umami_fetch_origin_t *upstream,
     ngx_umami_postgres_t *postgres, ngx_umami_redis_t *redis,
-    ngx_umami_store_t *store, ngx_umami_stats_t *stats,
-    ngx_umami_health_beacons_t *beacons)
+    ngx_umami_store_t *store, ngx_umami_stats_t *stats)
 {
-    ngx_int_t                  n;
-    ngx_str_t                  name;
-    ngx_uint_t                 i;
-    ngx_umami_health_t        *health;
-    ngx_umami_health_probe_t  *probe;
+    ngx_int_t            n;
+    ngx_str_t            name;
+    ngx_uint_t           i;
+    ngx_umami_health_t  *health;
 
     health = ngx_pcalloc(pool, sizeof(ngx_umami_health_t));
     if (health == NULL) {
@@ -91,7 +113,6 @@ ngx_umami_health_create(ngx_pool_t *pool, ngx_umami_fetch_origin_t *upstream,
     health->redis = redis;
     health->store = store;
     health->stats = stats;
-    health->beacons = beacons;
 
     ngx_str_set(&name, "health");
 
@@ -108,21 +129,45 @@ ngx_umami_health_create(ngx_pool_t *pool, ngx_umami_fetch_origin_t *upstream,
             continue;
         }
 
-        n = ngx_umami_stats_register(stats, &ngx_umami_health_family,
-                                     &ngx_umami_health_labels[i]);
-        if (n == NGX_ERROR) {
+        if (ngx_umami_health_add(health, i) != NGX_OK) {
             return NULL;
         }
-
-        probe = &health->probes[i];
-
-        probe->health = health;
-        probe->fd = (ngx_socket_t) -1;
-        probe->check = i;
-        probe->gauge = n;
     }
 
     return health;
+}
+
+
+static ngx_int_t
+ngx_umami_health_add(ngx_umami_health_t *health, ngx_uint_t check)
+{
+    ngx_int_t                  n;
+    ngx_umami_health_probe_t  *probe;
+
+    n = ngx_umami_stats_register(health->stats, &ngx_umami_health_family,
+                                 &ngx_umami_health_labels[check]);
+    if (n == NGX_ERROR) {
+        return NGX_ERROR;
+    }
+
+    probe = &health->probes[check];
+
+    probe->health = health;
+    probe->fd = (ngx_socket_t) -1;
+    probe->check = check;
+    probe->gauge = n;
+
+    return NGX_OK;
+}
+
+
+ngx_int_t
+ngx_umami_health_watch(ngx_umami_health_t *health, ngx_uint_t check,
+    ngx_umami_health_beacons_t *beacons)
+{
+    health->beacons[check] = beacons;
+
+    return ngx_umami_health_add(health, check);
 }
 
 
@@ -140,8 +185,8 @@ ngx_umami_health_configured(ngx_umami_health_t *health, ngx_uint_t check)
     case NGX_UMAMI_HEALTH_REDIS:
         return health->redis != NULL;
 
-    default: /* NGX_UMAMI_HEALTH_USER_AGENT */
-        return health->beacons != NULL;
+    default: /* NGX_UMAMI_HEALTH_USER_AGENT, _EDGE */
+        return health->beacons[check] != NULL;
     }
 }
 
@@ -179,10 +224,10 @@ ngx_umami_health_start(ngx_umami_health_t *health, ngx_log_t *log)
         probe->timer.cancelable = 1;
 
         ngx_add_timer(&probe->timer, 1);
-    }
 
-    if (health->beacons) {
-        ngx_umami_health_count(health, &health->seen);
+        if (health->beacons[i]) {
+            ngx_umami_health_count(health, i, &health->seen[i]);
+        }
     }
 
     ngx_umami_health_publish(health);
@@ -253,52 +298,53 @@ ngx_umami_health_probe(ngx_event_t *ev)
 
         break;
 
-    default: /* NGX_UMAMI_HEALTH_USER_AGENT */
+    default: /* NGX_UMAMI_HEALTH_USER_AGENT, _EDGE */
 
-        ngx_umami_health_user_agent(probe);
+        ngx_umami_health_beacons(probe);
     }
 }
 
 
-/*
- * CloudFront sends its own User-Agent unless it is told to forward the
- * viewer's.  One viewer's clears it; too few beacons change nothing.
- */
+/* a good one clears it; too few bad ones change nothing */
 
 static void
-ngx_umami_health_user_agent(ngx_umami_health_probe_t *probe)
+ngx_umami_health_beacons(ngx_umami_health_probe_t *probe)
 {
     ngx_str_t                   *fault;
     ngx_umami_health_t          *health;
-    ngx_umami_health_beacons_t   now;
+    ngx_umami_health_beacons_t   now, *seen;
 
     health = probe->health;
+    seen = &health->seen[probe->check];
 
-    ngx_umami_health_count(health, &now);
+    ngx_umami_health_count(health, probe->check, &now);
 
     fault = NULL;
 
-    if (now.viewer != health->seen.viewer) {
-        health->seen = now;
+    if (now.good != seen->good) {
+        *seen = now;
 
-    } else if (now.cloudfront - health->seen.cloudfront
-               >= NGX_UMAMI_HEALTH_BEACONS
+    } else if (now.bad - seen->bad >= NGX_UMAMI_HEALTH_BEACONS
                || health->states[probe->check].status == NGX_UMAMI_HEALTH_FAIL)
     {
-        fault = &ngx_umami_health_lost;
+        fault = &ngx_umami_health_faults[probe->check];
     }
 
-    ngx_umami_health_result(probe, fault, &ngx_umami_health_lost_detail);
+    ngx_umami_health_result(probe, fault,
+                            &ngx_umami_health_details[probe->check]);
 }
 
 
 static void
-ngx_umami_health_count(ngx_umami_health_t *health,
+ngx_umami_health_count(ngx_umami_health_t *health, ngx_uint_t check,
     ngx_umami_health_beacons_t *now)
 {
-    now->viewer = ngx_umami_stats_sum(health->stats, health->beacons->viewer);
-    now->cloudfront = ngx_umami_stats_sum(health->stats,
-                                          health->beacons->cloudfront);
+    ngx_umami_health_beacons_t  *beacons;
+
+    beacons = health->beacons[check];
+
+    now->good = ngx_umami_stats_sum(health->stats, beacons->good);
+    now->bad = ngx_umami_stats_sum(health->stats, beacons->bad);
 }
 
 
@@ -391,7 +437,7 @@ ngx_umami_health_result(ngx_umami_health_probe_t *probe, ngx_str_t *fault,
 
     state->status = status;
     state->checked = ngx_time();
-    state->took = (probe->check == NGX_UMAMI_HEALTH_USER_AGENT)
+    state->took = health->beacons[probe->check]
                   ? NGX_UMAMI_HEALTH_NO_TIME
                   : ngx_current_msec - probe->started;
 

@@ -21,7 +21,8 @@
 /*
  * The state of each dependency, probed by the owner worker on a schedule and
  * published for all.  However many ask, a dependency sees one probe in an
- * interval.  USER_AGENT asks nobody: it looks at what beacons were counted.
+ * interval.  USER_AGENT and EDGE ask nobody: they look at how many beacons were
+ * counted as good, and as bad.
  */
 
 typedef enum {
@@ -29,6 +30,7 @@ typedef enum {
     NGX_UMAMI_HEALTH_POSTGRES,
     NGX_UMAMI_HEALTH_REDIS,
     NGX_UMAMI_HEALTH_USER_AGENT,
+    NGX_UMAMI_HEALTH_EDGE,
     NGX_UMAMI_HEALTH_CHECKS
 } ngx_umami_health_check_e;
 
@@ -49,11 +51,11 @@ typedef struct {
 } ngx_umami_health_state_t;
 
 
-/* counters of the beacons that came, by whose User-Agent they have */
+/* counters of beacons, or their values */
 
 typedef struct {
-    ngx_uint_t                  viewer;
-    ngx_uint_t                  cloudfront;
+    ngx_uint_t                  good;
+    ngx_uint_t                  bad;
 } ngx_umami_health_beacons_t;
 
 
@@ -83,8 +85,9 @@ struct ngx_umami_health_s {
     ngx_uint_t                   item;
     ngx_umami_stats_t           *stats;
 
-    ngx_umami_health_beacons_t  *beacons;
-    ngx_umami_health_beacons_t   seen;        /* their values, when judged */
+    /* of the check; and their values when one was judged */
+    ngx_umami_health_beacons_t  *beacons[NGX_UMAMI_HEALTH_CHECKS];
+    ngx_umami_health_beacons_t   seen[NGX_UMAMI_HEALTH_CHECKS];
 
     ngx_umami_health_probe_t     probes[NGX_UMAMI_HEALTH_CHECKS];
 
@@ -97,7 +100,11 @@ struct ngx_umami_health_s {
 ngx_umami_health_t *ngx_umami_health_create(ngx_pool_t *pool,
     ngx_umami_fetch_origin_t *upstream, ngx_umami_postgres_t *postgres,
     ngx_umami_redis_t *redis, ngx_umami_store_t *store,
-    ngx_umami_stats_t *stats, ngx_umami_health_beacons_t *beacons);
+    ngx_umami_stats_t *stats);
+
+/* configuration time, for USER_AGENT and EDGE, which are not there without */
+ngx_int_t ngx_umami_health_watch(ngx_umami_health_t *health, ngx_uint_t check,
+    ngx_umami_health_beacons_t *beacons);
 
 /* owner worker only */
 void ngx_umami_health_start(ngx_umami_health_t *health, ngx_log_t *log);

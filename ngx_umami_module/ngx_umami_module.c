@@ -428,6 +428,18 @@ ngx_http_umami_value(ngx_conf_t *cf, ngx_str_t *value)
     char       *env;
     ngx_str_t   name;
 
+    if ((value->len && value->data[0] == '$')
+        || (value->len >= 4
+            && ngx_strncasecmp(value->data, (u_char *) "env:", 4) == 0
+            && ngx_strncmp(value->data, "env:", 4) != 0))
+    {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "a value of \"%V\" looks like a variable, which is "
+                           "not looked up, write it as \"env:NAME\"",
+                           (ngx_str_t *) cf->args->elts);
+        return NGX_ERROR;
+    }
+
     if (value->len < 4 || ngx_strncmp(value->data, "env:", 4) != 0) {
         return NGX_OK;
     }

@@ -10,13 +10,15 @@
 #include "ngx_umami_scan.h"
 
 
-static u_char *ngx_umami_reply_find(u_char *p, u_char *end, ngx_str_t *key);
+static u_char *ngx_umami_reply_find(u_char *start, u_char *end,
+    ngx_str_t *key);
 static u_char *ngx_umami_reply_before(u_char *start, u_char *p);
 
 
 /*
- * Inside of a string a quote has a backslash before it, so that the name in
- * its quotes is always a whole string, and with a colon after it a member.
+ * A quote with a backslash before it is inside of a string, and no other quote
+ * is: the name in its quotes is a whole string, and with a colon after it a
+ * member.
  */
 
 u_char *
@@ -75,8 +77,12 @@ ngx_umami_reply_strip(u_char *start, u_char *end, ngx_str_t *key)
 
 
 static u_char *
-ngx_umami_reply_find(u_char *p, u_char *end, ngx_str_t *key)
+ngx_umami_reply_find(u_char *start, u_char *end, ngx_str_t *key)
 {
+    u_char  *p;
+
+    p = start;
+
     for ( ;; ) {
 
         p = ngx_strlchr(p, end, '"');
@@ -85,7 +91,9 @@ ngx_umami_reply_find(u_char *p, u_char *end, ngx_str_t *key)
             return NULL;
         }
 
-        if (ngx_memcmp(p, key->data, key->len) == 0) {
+        if ((p == start || p[-1] != '\\')
+            && ngx_memcmp(p, key->data, key->len) == 0)
+        {
             return p;
         }
 

@@ -269,6 +269,8 @@ for (['cloudflare', 'unknown mode "cloudflare" in "umami_client", it is '
     ['forwarded trusted=10.0.0.0/8,', 'invalid network ""'],
     ['forwarded trusted=proxy', 'invalid network "proxy"'],
     ["forwarded trusted=::1 $long", 'has a parameter that its mode does not'],
+    ["$long trusted=10.0.0.0/8", 'begins with its mode: "cloudfront", '
+        . '"forwarded", "header", "peer" or "off"'],
     ['header', 'needs the name of the header, as in "umami_client header '
         . 'Fly-Client-IP"'],
     ['header trusted=10.0.0.0/8', 'needs the name of the header'],
@@ -278,7 +280,8 @@ for (['cloudflare', 'unknown mode "cloudflare" in "umami_client", it is '
         . 'CloudFront'],
     ['cloudfront secret=short-one', 'has a secret that is too short: at least '
         . '16 characters are needed, for example from "openssl rand -hex 32"'],
-    ["cloudfront $long unproven=yes", 'has a parameter that its mode'],
+    ["cloudfront $long unproven=yes", 'invalid "unproven=yes" in '
+        . '"umami_client", it is "unproven=forwarded" or "unproven=refuse"'],
     (map { ["cloudfront 'secret=$_'", 'has a secret with white space or a '
         . 'control character in it, perhaps a line\'s end, which headers do '
         . 'not carry'] } "an-edge-secret-of-some-length\n",
@@ -360,6 +363,13 @@ for (['null', 'is what any sandboxed page sends, and can not be allowed'],
 
 bad(location => "umami_cors https://example.com $_;",
     "the origin \"$_\" in \"umami_cors\" has to begin") for qw/ any off /;
+for ('$HASH_SALT_OF_THE_GATEWAY', '${HASH_SALT_OF_THE_GATEWAY}',
+    'ENV:HASH_SALT_OF_THE_GATEWAY')
+{
+    bad(http => "umami_secret \"$_\";", 'a value of "umami_secret" looks like a '
+        . 'variable, which is not looked up, write it as "env:NAME"');
+}
+
 bad(location => 'umami_cors any; umami_cors off;',
     '"umami_cors" directive is duplicate');
 

@@ -2,8 +2,9 @@
 
 # Copyright (C) the ngx_umami_module authors
 
-# Tests for what umami_heartbeat says when CloudFront keeps the viewers'
-# User-Agent to itself: Umami takes such beacons for a bot's and stores none.
+# Tests for what umami_heartbeat says of the edge: CloudFront keeps the viewers'
+# User-Agent to itself, and Umami takes such beacons for a bot's and stores none;
+# or its secret is not ours, and all visitors may count as one.
 
 use strict;
 use warnings;
@@ -44,6 +45,25 @@ http {
             proxy_pass http://%%UMAMI%%;
         }
 
+        location = /proven {
+            umami_client cloudfront secret=the-secret-of-the-edge;
+            umami_beacon;
+            proxy_pass http://%%UMAMI%%/api/send;
+        }
+
+        location = /refused {
+            umami_client cloudfront secret=the-secret-of-the-edge
+                         unproven=refuse;
+            umami_trust key=the-key-of-a-sender;
+            umami_beacon;
+            proxy_pass http://%%UMAMI%%/api/send?trusted=$umami_trusted;
+        }
+
+        location = /page {
+            umami_client cloudfront secret=the-secret-of-the-edge;
+            proxy_pass http://%%UMAMI%%/p/abc;
+        }
+
         location = /api/heartbeat {
             umami_heartbeat;
         }
@@ -73,16 +93,17 @@ sub beacons {
 }
 
 sub says {
+    my ($which) = @_;
     my $data = http_json('/api/heartbeat');
-    my $check = $data->{checks}{'user-agent'}[0] // {};
+    my $check = $data->{checks}{$which // 'user-agent'}[0] // {};
     return join ' ', map { $_ // 'nothing' } $data->{status},
         $check->{status}, $check->{observedValue};
 }
 
 sub becomes {
-    my ($is, $name) = @_;
-    $t->wait_for(sub { says() eq $is }, 12);
-    is(says(), $is, $name);
+    my ($is, $name, $which) = @_;
+    $t->wait_for(sub { says($which) eq $is }, 12);
+    is(says($which), $is, $name);
 }
 
 becomes('pass pass nothing', 'no beacon says nothing');
@@ -111,5 +132,36 @@ is(says(), 'warn fail nothing', 'a reload does not forget');
 beacons(1, $viewer);
 becomes('pass pass nothing', 'a viewer is seen');
 ok($t->waitforlog(qr/user-agent is back/, 5, $end), 'the log says so');
+
+# the same of the edge's proof, which a trusted sender needs not
+
+{
+    my @secret = ('X-Origin-Verify' => 'the-secret-of-the-edge');
+    my @wrong = ('X-Origin-Verify' => 'the-secret-of-another');
+    my @key = ('X-Umami-Key' => 'the-key-of-a-sender');
+
+    is(says('edge'), 'pass pass nothing', 'nobody came by the edge');
+    http_get('/page', @wrong) for 1 .. 10;
+
+    is(response(http_post('/refused', $beacon, @wrong))->{status}, 403,
+        'an unproven beacon is refused') for 1 .. 5;
+    is(response(http_post('/proven', $beacon, @wrong))->{status}, 200,
+        'or not') for 1 .. 5;
+
+    $umami->forget();
+    is(response(http_post('/refused', $beacon, @key))->{status}, 200,
+        'a trusted sender needs no proof');
+    is($umami->last_request()->{uri}, '/api/send?trusted=1', '$umami_trusted');
+
+    becomes('warn fail nothing', 'ten without the proof', 'edge');
+    ok($t->waitforlog(qr/\[warn\].*edge fails: .*X-Origin-Verify/, 5, $end),
+        'the log says why');
+    like(response(http_get('/metrics'))->{body},
+        qr/^umami_client_total\{outcome="unproven"\} 11$/m, 'counter');
+
+    http_post('/refused', $beacon, @secret);
+    is($umami->last_request()->{uri}, '/api/send?trusted=', 'not trusted');
+    becomes('pass pass nothing', 'one with it', 'edge');
+}
 
 $t->done_testing();

@@ -122,6 +122,10 @@ for (['umami_overrides yes', 'invalid value "yes" in "umami_overrides", it is '
         . 'short: at least 16 characters are needed, for example from '
         . '"openssl rand -hex 32"'],
     ['umami_trust key=', 'has a key that is too short'],
+    (map { ["umami_trust 'key=$_'", '"umami_trust" directive has a key with '
+        . 'white space or a control character in it, perhaps a line\'s end, '
+        . 'which headers do not carry'] } "a-key-of-some-length\n",
+        'a key of some length', "a-key-of-some-length\177"),
     ["umami_trust $key; umami_trust off", '"umami_trust" directive is '
         . 'duplicate'],
     map { ["umami_trust $_", '"umami_trust" directive has an argument that is '

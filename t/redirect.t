@@ -72,6 +72,29 @@ http {
             proxy_pass http://%%UMAMI%%;
         }
 
+        location = /refuse {
+            umami_beacon;
+            umami_overrides refuse;
+            umami_limit one;
+            error_page 400 403 405 429 = @anyway;
+            proxy_pass http://%%UMAMI%%;
+        }
+
+        location @anyway {
+            umami_beacon;
+            proxy_pass http://%%UMAMI%%;
+        }
+
+        location = /page_of_its_own {
+            umami_beacon;
+            error_page 400 = @static;
+            proxy_pass http://%%UMAMI%%;
+        }
+
+        location @static {
+            return 200 "static";
+        }
+
         location = /peer {
             umami_client peer;
             proxy_pass http://%%UMAMI%%;
@@ -103,7 +126,7 @@ CONF
 $t->write_file('page.html', "<p><!--#include virtual=\"/script.js\" --></p>\n");
 $umami->fault('/e404', status => 404, type => 'text/plain', body => 'none');
 $umami->fault($_, status => 200, type => 'application/json', body => '{}')
-    for qw{ /try /error /counted };
+    for qw{ /try /error /counted /refuse };
 $t->run();
 
 my ($site, $other) = map { "${_}3428b94-6399-4140-bd4f-d2b0932b00bf" } 3, 4;
@@ -138,6 +161,33 @@ is(post('/counted', $clean, 'X-Client' => visitor())->{status}, 200,
     'the same rule in both');
 like(http_get('/metrics'), qr/^umami_limit_total\{rule="two",verdict="allowed"\}
     \x201\r?$/mx, 'is asked once');
+
+# what was refused does not reach Umami by another location
+
+for (
+    ['a spoofed one', 400, 'payload-spoofed', $spoofed],
+    ['one that is not JSON', 400, 'json-truncated', '{"type":'],
+    ['one of a foreign origin', 403, 'origin-refused', $clean,
+        Origin => 'https://evil.com'],
+    ['one over the limit', 429, 'rate-limited', $clean])
+{
+    my ($name, $status, $reason, $body, @headers) = @$_;
+    my @who = ('X-Client' => visitor());
+
+    if ($status == 429) {
+        post('/refuse', $clean, @who) for 1 .. 2;
+    }
+
+    my $before = $umami->count('/refuse');
+    my $r = post('/refuse', $body, @who, @headers);
+
+    is($r->{status}, $status, "$name is refused");
+    is(header($r, 'X-Umami-Reason'), $reason, "$name, with the reason");
+    is($umami->count('/refuse'), $before, "$name does not reach Umami");
+}
+
+is(post('/page_of_its_own', '{"type":', 'X-Client' => visitor())->{body},
+    'static', 'an error page that is no beacon is shown');
 
 my $who = visitor();
 http_get('/peer', 'X-Client' => $who);
