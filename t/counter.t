@@ -277,14 +277,16 @@ for (['bucket', bucket(30, 60, 0), 2000], ['burst', bucket(60, 60, 4), 1000],
         if $name ne 'day';
 }
 
-# a clock that is set back refills nothing, and costs nothing either
+# A clock that is set back refills nothing, and costs nothing either; if it is
+# set back further than a counter remembers, that is forgotten.
 
 for (['bucket', bucket(1, 1, 3)], ['window', window(4, 10)]) {
     my ($name, @rule) = @$_;
     my ($key, $now) = (key(), START - START % (10 * S));
 
     charge($now, $key, @rule) for 1 .. 2;
-    is((judge($now - 3600 * S, $key, @rule))[1], 1, "$name: set back");
+    is((judge($now - 60 * S, $key, @rule))[1], 1, "$name: set back");
+    is((judge($now - 3600 * S, $key, @rule))[1], 3, "$name: far back");
     is(join(' ', map { (charge($now - $_ * S, $key, @rule))[0] } 5, 7, 9),
         '1 1 0', "$name: no more meanwhile");
     cmp_ok((judge($now - 5 * S, $key, @rule))[2], '<=', 20_000,
