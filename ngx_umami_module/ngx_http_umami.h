@@ -16,8 +16,10 @@
 #include "ngx_umami_health.h"
 #include "ngx_umami_hmac.h"
 #include "ngx_umami_local.h"
+#include "ngx_umami_over.h"
 #include "ngx_umami_postgres.h"
 #include "ngx_umami_redis.h"
+#include "ngx_umami_rule.h"
 #include "ngx_umami_sites.h"
 #include "ngx_umami_stats.h"
 #include "ngx_umami_store.h"
@@ -37,6 +39,7 @@ typedef enum {
     NGX_HTTP_UMAMI_CLIENT_REFUSED,
     NGX_HTTP_UMAMI_METHOD_NOT_ALLOWED,
     NGX_HTTP_UMAMI_RATE_LIMITED,
+    NGX_HTTP_UMAMI_LIMIT_UNAVAILABLE,
     NGX_HTTP_UMAMI_SCRIPT_UNAVAILABLE,
     NGX_HTTP_UMAMI_WEBSITE_UNKNOWN,
     NGX_HTTP_UMAMI_WEBSITE_ORIGIN,
@@ -80,12 +83,13 @@ typedef struct {
 #define NGX_HTTP_UMAMI_CORS     0x0001
 #define NGX_HTTP_UMAMI_ORIGIN   0x0002
 #define NGX_HTTP_UMAMI_CLIENT   0x0004
-#define NGX_HTTP_UMAMI_FILTER   0x0008
-#define NGX_HTTP_UMAMI_BEACON   0x0010
-#define NGX_HTTP_UMAMI_WEBSITE  0x0020
-#define NGX_HTTP_UMAMI_LIMIT    0x0040
-#define NGX_HTTP_UMAMI_PLACE    0x0080
-#define NGX_HTTP_UMAMI_FORWARD  0x0100
+#define NGX_HTTP_UMAMI_OVER     0x0008
+#define NGX_HTTP_UMAMI_FILTER   0x0010
+#define NGX_HTTP_UMAMI_BEACON   0x0020
+#define NGX_HTTP_UMAMI_WEBSITE  0x0040
+#define NGX_HTTP_UMAMI_LIMIT    0x0080
+#define NGX_HTTP_UMAMI_PLACE    0x0100
+#define NGX_HTTP_UMAMI_FORWARD  0x0200
 
 
 typedef struct {
@@ -96,6 +100,8 @@ typedef struct {
     ngx_flag_t                  body;       /* beacons have one */
     ngx_flag_t                  identity;   /* one address is told to Umami */
     ngx_flag_t                  uncached;   /* nobody may keep an answer */
+
+    ngx_array_t                *limits;     /* ngx_http_umami_limit_t */
 } ngx_http_umami_loc_conf_t;
 
 
@@ -115,13 +121,20 @@ typedef enum {
 #define NGX_HTTP_UMAMI_CLEAN_BEACON    0x02
 
 
-/* what became of a request at a rule; the order of its counters */
+/*
+ * What became of a request at a rule, one of the first five; the order of its
+ * counters.  Counted besides: that Redis was to be asked and gave no decision,
+ * and that less than a fifth remains of what was allowed.
+ */
 
 typedef enum {
     NGX_HTTP_UMAMI_RULE_ALLOWED = 0,
     NGX_HTTP_UMAMI_RULE_REFUSED,
     NGX_HTTP_UMAMI_RULE_DRY_RUN,
     NGX_HTTP_UMAMI_RULE_EXEMPT,
+    NGX_HTTP_UMAMI_RULE_ERROR,
+    NGX_HTTP_UMAMI_RULE_WAS_LOCAL,
+    NGX_HTTP_UMAMI_RULE_NEAR,
     NGX_HTTP_UMAMI_RULE_VERDICTS
 } ngx_http_umami_rule_verdict_e;
 
@@ -131,14 +144,83 @@ typedef enum {
 typedef struct {
     ngx_str_t                   name;
     ngx_http_complex_value_t    key;
+    ngx_uint_t                  cost;       /* 0: by cost_value */
+    ngx_http_complex_value_t    cost_value;
+    ngx_array_t                *exempt;     /* ngx_cidr_t, or NULL */
     ngx_umami_counter_rule_t    counter;
+
+    ngx_uint_t                  status;     /* of a refusal */
+    ngx_uint_t                  on_error;   /* ngx_umami_rule_on_error_e */
+    ngx_flag_t                  dry_run;
+    ngx_flag_t                  early;      /* key and cost need no body */
 
     ngx_str_t                   prefix;     /* of the key in Redis */
     ngx_str_t                   version;    /* told apart in the hash */
     ngx_str_t                   args[4];    /* form, limit, rate, period */
+    ngx_str_t                   policy;     /* an item of RateLimit-Policy */
 
     ngx_uint_t                  counters;   /* the first of the verdicts' */
 } ngx_http_umami_rule_t;
+
+
+/* what a rule said of a request */
+
+typedef struct {
+    ngx_http_umami_rule_t      *rule;
+    ngx_uint_t                  verdict;    /* ngx_http_umami_rule_verdict_e */
+    ngx_uint_t                  dry_run;
+    ngx_uint_t                  local;      /* in place of Redis */
+    uint64_t                    remaining;
+    uint64_t                    retry;      /* milliseconds, as the counter's */
+} ngx_http_umami_verdict_t;
+
+
+/* umami_limit: a rule of a location */
+
+typedef struct {
+    ngx_str_t                   name;
+    ngx_http_umami_rule_t      *rule;       /* found when merging */
+    ngx_uint_t                  dry_run;
+} ngx_http_umami_limit_t;
+
+
+/*
+ * How a rule came to its verdict, "how" of an ask; without one it is neither
+ * told nor counted.
+ */
+
+typedef enum {
+    NGX_HTTP_UMAMI_LIMIT_UNASKED = 0,
+    NGX_HTTP_UMAMI_LIMIT_ASKED,             /* where its counter lives */
+    NGX_HTTP_UMAMI_LIMIT_LOCAL,             /* in place of Redis */
+    NGX_HTTP_UMAMI_LIMIT_KNOWN,             /* from the worker's memory */
+    NGX_HTTP_UMAMI_LIMIT_LET,               /* by "on_error=allow" */
+    NGX_HTTP_UMAMI_LIMIT_DENIED             /* by "on_error=deny" */
+} ngx_http_umami_limit_how_e;
+
+
+typedef struct ngx_http_umami_ctx_s          ngx_http_umami_ctx_t;
+typedef struct ngx_http_umami_limit_group_s  ngx_http_umami_limit_group_t;
+
+
+/* one decision; lives in the request's pool, with the arrays behind it */
+
+typedef struct {
+    ngx_http_umami_ctx_t          *ctx;
+    ngx_array_t                   *rules;      /* those of the location */
+    ngx_msec_t                     time;       /* when it was asked */
+    ngx_flag_t                     asked;
+
+    /* of each rule that applies */
+    ngx_uint_t                     n;
+    ngx_umami_local_ask_t         *asks;
+    ngx_http_umami_limit_t       **limits;
+
+    /* of the questions to Redis, one for each slot */
+    ngx_http_umami_limit_group_t  *groups;
+    ngx_uint_t                     ngroups;
+    ngx_uint_t                     awaited;    /* without an answer */
+} ngx_http_umami_limit_ctx_t;
 
 
 /*
@@ -146,7 +228,7 @@ typedef struct {
  * internal redirect.  Rooms fill in their part and read the others'.
  */
 
-typedef struct {
+struct ngx_http_umami_ctx_s {
     ngx_http_request_t         *request;
     ngx_event_t                 wake;
     ngx_uint_t                  taken;      /* bits of steps */
@@ -161,8 +243,12 @@ typedef struct {
     /* beacon */
     ngx_umami_body_t           *body;
 
-    /* limit */
+    /* limit: what rules have said, and how the location tells it */
     void                       *limit;
+    ngx_http_umami_verdict_t   *verdicts;
+    ngx_uint_t                  nverdicts;
+    void                       *verdict_conf;
+    ngx_uint_t                  exposed;    /* headers that CORS tells of */
 
     /* queue */
     ngx_uint_t                  place;
@@ -195,7 +281,7 @@ typedef struct {
     unsigned                    replaced:1;
     unsigned                    holding:1;
     unsigned                    answered:1;
-} ngx_http_umami_ctx_t;
+};
 
 
 /*
@@ -247,6 +333,14 @@ ngx_int_t ngx_http_umami_client_address(ngx_http_request_t *r,
 ngx_uint_t ngx_http_umami_trusted(ngx_http_request_t *r,
     ngx_http_umami_ctx_t *ctx);
 
+/* if the visitor's address, or else the connection's, is in one (ngx_cidr_t) */
+ngx_uint_t ngx_http_umami_client_in(ngx_http_request_t *r,
+    ngx_http_umami_ctx_t *ctx, ngx_array_t *networks);
+
+/* networks with commas between them are added to an array, or to a new one */
+char *ngx_http_umami_networks(ngx_conf_t *cf, ngx_array_t **networks,
+    ngx_str_t *list, char *where);
+
 /* what may pass in a body, as its codec's flags, and what did not */
 ngx_uint_t ngx_http_umami_policy_flags(ngx_http_request_t *r,
     ngx_http_umami_ctx_t *ctx);
@@ -262,9 +356,34 @@ ngx_int_t ngx_http_umami_beacon_step(ngx_http_request_t *r,
 ngx_int_t ngx_http_umami_website_step(ngx_http_request_t *r,
     ngx_http_umami_ctx_t *ctx);
 
+/* names the counter, or NGX_DECLINED: the request is exempt */
+ngx_int_t ngx_http_umami_rule_ask(ngx_http_request_t *r,
+    ngx_http_umami_ctx_t *ctx, ngx_http_umami_rule_t *lr,
+    ngx_umami_local_ask_t *ask);
+ngx_int_t ngx_http_umami_rule_cost(ngx_http_request_t *r,
+    ngx_http_umami_ctx_t *ctx, ngx_http_umami_rule_t *lr, uint64_t *cost);
+
+/* the request's decision, with those rules whose keys and costs need no body */
+ngx_http_umami_limit_ctx_t *ngx_http_umami_limit_begin(ngx_http_request_t *r,
+    ngx_http_umami_ctx_t *ctx);
+
+/* the worker's memory: 1 if a rule is known to refuse; what was refused */
+ngx_uint_t ngx_http_umami_over_known(ngx_http_request_t *r,
+    ngx_http_umami_limit_ctx_t *lctx);
+void ngx_http_umami_over_remember(ngx_http_request_t *r,
+    ngx_http_umami_limit_ctx_t *lctx);
+
+ngx_int_t ngx_http_umami_over_step(ngx_http_request_t *r,
+    ngx_http_umami_ctx_t *ctx);
 ngx_int_t ngx_http_umami_limit_step(ngx_http_request_t *r,
     ngx_http_umami_ctx_t *ctx);
 void ngx_http_umami_limit_cleanup(ngx_http_umami_ctx_t *ctx);
+
+/* what the asked rules come to: NGX_OK or the status of a refusal */
+ngx_int_t ngx_http_umami_verdict(ngx_http_request_t *r,
+    ngx_http_umami_limit_ctx_t *lctx);
+ngx_int_t ngx_http_umami_verdict_headers(ngx_http_request_t *r,
+    ngx_http_umami_ctx_t *ctx);
 
 ngx_int_t ngx_http_umami_queue_step(ngx_http_request_t *r,
     ngx_http_umami_ctx_t *ctx);

@@ -79,6 +79,8 @@ static ngx_http_umami_answer_text_t  ngx_http_umami_answer_reasons[] = {
       ngx_string("the method is not allowed here") },
     { ngx_string("rate-limited"),
       ngx_string("too many requests, try again later") },
+    { ngx_string("limit-unavailable"),
+      ngx_string("the limit could not be checked, try again soon") },
     { ngx_string("script-unavailable"),
       ngx_string("the script was not fetched yet, try again soon") },
     { ngx_string("website-unknown"),
@@ -271,6 +273,12 @@ ngx_http_umami_answer_header_filter(ngx_http_request_t *r)
 
     if (ctx && !ctx->replaced) {
         ctx->holding = ngx_http_umami_answer_hold(r, ctx);
+    }
+
+    if (ctx && ctx->nverdicts
+        && ngx_http_umami_verdict_headers(r, ctx) != NGX_OK)
+    {
+        return NGX_ERROR;
     }
 
     if (ulcf->uncached && ngx_http_umami_answer_uncached(r) != NGX_OK) {

@@ -74,8 +74,6 @@ static char *ngx_http_umami_client_parameter(ngx_conf_t *cf,
     ngx_http_umami_client_loc_conf_t *uclcf, ngx_str_t *value);
 static char *ngx_http_umami_client_header(ngx_conf_t *cf,
     ngx_http_umami_client_loc_conf_t *uclcf);
-static char *ngx_http_umami_client_trusted(ngx_conf_t *cf,
-    ngx_http_umami_client_loc_conf_t *uclcf, ngx_str_t *list);
 static char *ngx_http_umami_client_secret(ngx_conf_t *cf,
     ngx_http_umami_client_loc_conf_t *uclcf, ngx_str_t *secret);
 static char *ngx_http_umami_client_prefix(ngx_conf_t *cf,
@@ -581,7 +579,8 @@ ngx_http_umami_client_parameter(ngx_conf_t *cf,
         s.data = value->data + 8;
         s.len = value->len - 8;
 
-        return ngx_http_umami_client_trusted(cf, uclcf, &s);
+        return ngx_http_umami_networks(cf, &uclcf->trusted, &s,
+                                       "\"trusted=\" of \"umami_client\"");
     }
 
     if (ngx_strncmp(value->data, "secret=", 7) == 0 && cloudfront) {
@@ -663,63 +662,6 @@ ngx_http_umami_client_header(ngx_conf_t *cf,
     uclcf->header_hash = ngx_hash_strlow(uclcf->header.data, value[2].data,
                                          value[2].len);
     return NGX_CONF_OK;
-}
-
-
-static char *
-ngx_http_umami_client_trusted(ngx_conf_t *cf,
-    ngx_http_umami_client_loc_conf_t *uclcf, ngx_str_t *list)
-{
-    u_char      *p, *last, *comma;
-    ngx_int_t    rc;
-    ngx_str_t    text;
-    ngx_cidr_t  *cidr;
-
-    if (uclcf->trusted == NULL) {
-        uclcf->trusted = ngx_array_create(cf->pool, 4, sizeof(ngx_cidr_t));
-        if (uclcf->trusted == NULL) {
-            return NGX_CONF_ERROR;
-        }
-    }
-
-    p = list->data;
-    last = p + list->len;
-
-    for ( ;; ) {
-
-        comma = ngx_strlchr(p, last, ',');
-
-        text.data = p;
-        text.len = (comma ? comma : last) - p;
-
-        cidr = ngx_array_push(uclcf->trusted);
-        if (cidr == NULL) {
-            return NGX_CONF_ERROR;
-        }
-
-        rc = ngx_ptocidr(&text, cidr);
-
-        if (rc == NGX_ERROR) {
-            ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                               "invalid network \"%V\" in \"trusted=\" of "
-                               "\"umami_client\", write it as \"10.0.0.0/8\", "
-                               "and no space after a comma",
-                               &text);
-            return NGX_CONF_ERROR;
-        }
-
-        if (rc == NGX_DONE) {
-            ngx_conf_log_error(NGX_LOG_WARN, cf, 0,
-                               "low address bits of \"%V\" in \"trusted=\" "
-                               "are meaningless", &text);
-        }
-
-        if (comma == NULL) {
-            return NGX_CONF_OK;
-        }
-
-        p = comma + 1;
-    }
 }
 
 

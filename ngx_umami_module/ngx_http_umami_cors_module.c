@@ -68,10 +68,20 @@ static ngx_str_t  ngx_http_umami_cors_preflight_headers[] = {
 };
 
 
-static ngx_str_t  ngx_http_umami_cors_actual_headers[] = {
-    ngx_string("Access-Control-Expose-Headers"),
-        ngx_string("Retry-After, X-Umami-Reason"),
-    ngx_null_string
+/* by ctx->exposed: what an answer has besides */
+
+static ngx_str_t  ngx_http_umami_cors_actual_headers[][3] = {
+    { ngx_string("Access-Control-Expose-Headers"),
+      ngx_string("Retry-After, X-Umami-Reason"),
+      ngx_null_string },
+    { ngx_string("Access-Control-Expose-Headers"),
+      ngx_string("Retry-After, X-Umami-Reason, RateLimit, RateLimit-Policy"),
+      ngx_null_string },
+    { ngx_string("Access-Control-Expose-Headers"),
+      ngx_string("Retry-After, X-Umami-Reason, RateLimit, RateLimit-Policy, "
+                 "X-RateLimit-Limit, X-RateLimit-Remaining, "
+                 "X-RateLimit-Reset"),
+      ngx_null_string }
 };
 
 
@@ -313,7 +323,7 @@ ngx_http_umami_cors_headers(ngx_http_request_t *r)
         header = ngx_http_umami_cors_preflight_headers;
 
     } else {
-        header = ngx_http_umami_cors_actual_headers;
+        header = ngx_http_umami_cors_actual_headers[ctx ? ctx->exposed : 0];
     }
 
     for ( /* void */ ; header->len; header += 2) {

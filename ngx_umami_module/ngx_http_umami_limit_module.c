@@ -7,7 +7,6 @@
 #include <ngx_config.h>
 #include <ngx_core.h>
 #include <ngx_http.h>
-#include "ngx_http_umami.h"
 #include "ngx_http_umami_limit_redis.h"
 
 
@@ -21,19 +20,20 @@
 
 typedef struct {
     ngx_array_t                   *limits;    /* ngx_http_umami_limit_t */
+    ngx_flag_t                     dry_run;
 } ngx_http_umami_limit_loc_conf_t;
 
 
 static ngx_int_t ngx_http_umami_limit_collect(ngx_http_request_t *r,
-    ngx_http_umami_limit_ctx_t *lctx, ngx_array_t *limits);
-static ngx_int_t ngx_http_umami_limit_verdict(ngx_http_request_t *r,
-    ngx_http_umami_limit_ctx_t *lctx);
+    ngx_http_umami_limit_ctx_t *lctx, ngx_flag_t early);
 
 static ngx_int_t ngx_http_umami_limit_add_counters(ngx_conf_t *cf);
 static void *ngx_http_umami_limit_create_main_conf(ngx_conf_t *cf);
 static void *ngx_http_umami_limit_create_loc_conf(ngx_conf_t *cf);
 static char *ngx_http_umami_limit_merge_loc_conf(ngx_conf_t *cf, void *parent,
     void *child);
+static char *ngx_http_umami_limit_rules(ngx_conf_t *cf,
+    ngx_http_umami_limit_loc_conf_t *ullcf);
 static char *ngx_http_umami_limit(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
 static char *ngx_http_umami_limit_timeout(ngx_conf_t *cf, ngx_command_t *cmd,
@@ -44,8 +44,8 @@ static ngx_int_t ngx_http_umami_limit_init_worker(ngx_cycle_t *cycle);
 
 static ngx_umami_stats_family_t  ngx_http_umami_limit_redis_family = {
     ngx_string("umami_limit_redis_total"),
-    ngx_string("Decisions by what Redis said; all but \"ok\" were counted "
-               "in shared memory."), 0
+    ngx_string("Decisions by what Redis said; all but \"ok\" were made by "
+               "on_error."), 0
 };
 
 
@@ -69,6 +69,13 @@ static ngx_command_t  ngx_http_umami_limit_commands[] = {
       ngx_http_umami_limit_timeout,
       NGX_HTTP_MAIN_CONF_OFFSET,
       0,
+      NULL },
+
+    { ngx_string("umami_limit_dry_run"),
+      NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_FLAG,
+      ngx_conf_set_flag_slot,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      offsetof(ngx_http_umami_limit_loc_conf_t, dry_run),
       NULL },
 
       ngx_null_command
@@ -109,36 +116,42 @@ ngx_module_t  ngx_http_umami_limit_module = {
 ngx_int_t
 ngx_http_umami_limit_step(ngx_http_request_t *r, ngx_http_umami_ctx_t *ctx)
 {
-    ngx_http_umami_main_conf_t       *umcf;
-    ngx_http_umami_limit_ctx_t       *lctx;
-    ngx_http_umami_limit_loc_conf_t  *ullcf;
+    ngx_uint_t                   i;
+    ngx_http_umami_main_conf_t  *umcf;
+    ngx_http_umami_limit_ctx_t  *lctx;
 
-    lctx = ctx->limit;
-
-    if (lctx) {
-        return ngx_http_umami_limit_verdict(r, lctx);
-    }
-
-    ullcf = ngx_http_get_module_loc_conf(r, ngx_http_umami_limit_module);
-
-    lctx = ngx_pcalloc(r->pool, sizeof(ngx_http_umami_limit_ctx_t));
+    lctx = ngx_http_umami_limit_begin(r, ctx);
     if (lctx == NULL) {
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
-    lctx->ctx = ctx;
+    if (lctx->asked) {
+        ngx_http_umami_over_remember(r, lctx);
+        return ngx_http_umami_verdict(r, lctx);
+    }
 
-    if (ngx_http_umami_limit_collect(r, lctx, ullcf->limits) != NGX_OK) {
+    if (ngx_http_umami_limit_collect(r, lctx, 0) != NGX_OK) {
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
-    if (lctx->n == 0) {
-        return NGX_OK;
+    for (i = 0; i < lctx->n; i++) {
+
+        if (ngx_http_umami_rule_cost(r, ctx, lctx->limits[i]->rule,
+                                     &lctx->asks[i].cost)
+            != NGX_OK)
+        {
+            return NGX_HTTP_INTERNAL_SERVER_ERROR;
+        }
     }
 
-    ctx->limit = lctx;
+    if (lctx->n == 0 || ngx_http_umami_over_known(r, lctx)) {
+        return ngx_http_umami_verdict(r, lctx);
+    }
 
     umcf = ngx_http_get_module_main_conf(r, ngx_umami_module);
+
+    lctx->asked = 1;
+    lctx->time = ngx_current_msec;
 
     if (umcf->redis) {
 
@@ -147,71 +160,101 @@ ngx_http_umami_limit_step(ngx_http_request_t *r, ngx_http_umami_ctx_t *ctx)
         }
 
     } else {
-        ngx_http_umami_limit_local(r, lctx->asks, lctx->n);
+        ngx_http_umami_limit_local(r, lctx, lctx->n,
+                                   NGX_HTTP_UMAMI_LIMIT_ASKED);
     }
 
-    return ngx_http_umami_limit_verdict(r, lctx);
+    ngx_http_umami_over_remember(r, lctx);
+
+    return ngx_http_umami_verdict(r, lctx);
 }
 
 
-/* the keys of those rules that apply to the request */
+ngx_http_umami_limit_ctx_t *
+ngx_http_umami_limit_begin(ngx_http_request_t *r, ngx_http_umami_ctx_t *ctx)
+{
+    u_char                      *p;
+    ngx_uint_t                   n;
+    ngx_http_umami_loc_conf_t   *ulcf;
+    ngx_http_umami_limit_ctx_t  *lctx;
+
+    ulcf = ngx_http_get_module_loc_conf(r, ngx_http_umami_request_module);
+
+    lctx = ctx->limit;
+
+    /* what another location began, an error page may have led away from */
+
+    if (lctx && (lctx->asked || lctx->rules == ulcf->limits)) {
+        return lctx;
+    }
+
+    n = ulcf->limits->nelts;
+
+    p = ngx_pcalloc(r->pool, sizeof(ngx_http_umami_limit_ctx_t)
+                             + n * (sizeof(ngx_umami_local_ask_t)
+                                    + sizeof(ngx_http_umami_verdict_t)
+                                    + sizeof(ngx_http_umami_limit_t *)));
+    if (p == NULL) {
+        return NULL;
+    }
+
+    lctx = (ngx_http_umami_limit_ctx_t *) p;
+
+    lctx->ctx = ctx;
+    lctx->rules = ulcf->limits;
+    lctx->asks = (ngx_umami_local_ask_t *) (lctx + 1);
+
+    ctx->verdicts = (ngx_http_umami_verdict_t *) (lctx->asks + n);
+    ctx->nverdicts = 0;
+
+    lctx->limits = (ngx_http_umami_limit_t **) (ctx->verdicts + n);
+
+    if (ngx_http_umami_limit_collect(r, lctx, 1) != NGX_OK) {
+        return NULL;
+    }
+
+    ctx->limit = lctx;
+
+    return lctx;
+}
+
+
+/* those rules that apply to the request, either early ones or the others */
 
 static ngx_int_t
 ngx_http_umami_limit_collect(ngx_http_request_t *r,
-    ngx_http_umami_limit_ctx_t *lctx, ngx_array_t *limits)
+    ngx_http_umami_limit_ctx_t *lctx, ngx_flag_t early)
 {
-    u_char                       digest[NGX_UMAMI_HMAC_LEN];
-    ngx_str_t                    parts[2];
-    ngx_uint_t                   i, cost;
-    ngx_umami_local_ask_t       *ask;
-    ngx_http_umami_limit_t      *limit;
-    ngx_http_umami_main_conf_t  *umcf;
+    ngx_int_t                rc;
+    ngx_uint_t               i;
+    ngx_http_umami_rule_t   *lr;
+    ngx_umami_local_ask_t   *ask;
+    ngx_http_umami_limit_t  *limit;
 
-    umcf = ngx_http_get_module_main_conf(r, ngx_umami_module);
+    limit = lctx->rules->elts;
 
-    lctx->asks = ngx_palloc(r->pool, limits->nelts
-                                     * (sizeof(ngx_umami_local_ask_t)
-                                        + sizeof(ngx_http_umami_limit_t *)));
-    if (lctx->asks == NULL) {
-        return NGX_ERROR;
-    }
+    for (i = 0; i < lctx->rules->nelts; i++) {
 
-    lctx->limits = (ngx_http_umami_limit_t **) (lctx->asks + limits->nelts);
+        lr = limit[i].rule;
 
-    /*
-     * A batch costs as many requests as it has items, but at most the whole of
-     * a bucket: it waits for a full one, and is not refused for ever.
-     */
-
-    cost = lctx->ctx->body ? ngx_max(lctx->ctx->body->items, 1) : 1;
-
-    limit = limits->elts;
-
-    for (i = 0; i < limits->nelts; i++) {
-
-        if (ngx_http_complex_value(r, &limit[i].rule->key, &parts[1])
-            != NGX_OK)
-        {
-            return NGX_ERROR;
-        }
-
-        if (parts[1].len == 0) {
-            ngx_http_umami_limit_count(r, limit[i].rule->counters
-                                          + NGX_HTTP_UMAMI_RULE_EXEMPT);
+        if (lr->early != early) {
             continue;
-        }
-
-        parts[0] = limit[i].rule->version;
-
-        if (ngx_umami_hmac_sign(umcf->hmac, parts, 2, digest) != NGX_OK) {
-            return NGX_ERROR;
         }
 
         ask = &lctx->asks[lctx->n];
 
-        ngx_memcpy(ask->key, digest, NGX_UMAMI_LOCAL_KEY);
-        ask->rule = &limit[i].rule->counter;
-        ask->cost = ngx_min(cost, limit[i].rule->counter.limit);
+        rc = ngx_http_umami_rule_ask(r, lctx->ctx, lr, ask);
+
+        if (rc == NGX_ERROR) {
+            return NGX_ERROR;
+        }
+
+        if (rc == NGX_DECLINED) {
+            ngx_http_umami_limit_count(r, lr->counters
+                                          + NGX_HTTP_UMAMI_RULE_EXEMPT);
+            continue;
+        }
+
         ask->dry_run = limit[i].dry_run;
 
         lctx->limits[lctx->n++] = &limit[i];
@@ -223,68 +266,30 @@ ngx_http_umami_limit_collect(ngx_http_request_t *r,
 
 void
 ngx_http_umami_limit_local(ngx_http_request_t *r,
-    ngx_umami_local_ask_t *asks, ngx_uint_t n)
+    ngx_http_umami_limit_ctx_t *lctx, ngx_uint_t n, ngx_uint_t how)
 {
     uint64_t                           now;
-    ngx_uint_t                         forgotten;
+    ngx_uint_t                         i, forgotten;
     ngx_http_umami_main_conf_t        *umcf;
     ngx_http_umami_limit_main_conf_t  *ulmcf;
 
     umcf = ngx_http_get_module_main_conf(r, ngx_umami_module);
     ulmcf = ngx_http_get_module_main_conf(r, ngx_http_umami_limit_module);
 
+    for (i = 0; i < n; i++) {
+        lctx->asks[i].how = how;
+    }
+
     /* of the monotonic clock, which nobody sets back */
 
+    lctx->time = ngx_current_msec;
     now = (uint64_t) ngx_current_msec * 1000;
 
-    forgotten = ngx_umami_local_ask(umcf->local, asks, n, now);
+    forgotten = ngx_umami_local_ask(umcf->local, lctx->asks, n, now);
 
     if (forgotten) {
         ngx_umami_stats_add(umcf->stats, ulmcf->forgotten, forgotten);
     }
-}
-
-
-static ngx_int_t
-ngx_http_umami_limit_verdict(ngx_http_request_t *r,
-    ngx_http_umami_limit_ctx_t *lctx)
-{
-    uint64_t                retry;
-    ngx_uint_t              i, refused, verdict;
-    ngx_umami_local_ask_t  *ask;
-
-    refused = 0;
-    retry = 0;
-
-    for (i = 0; i < lctx->n; i++) {
-
-        ask = &lctx->asks[i];
-
-        if (ask->verdict.allowed) {
-            verdict = NGX_HTTP_UMAMI_RULE_ALLOWED;
-
-        } else if (ask->dry_run) {
-            verdict = NGX_HTTP_UMAMI_RULE_DRY_RUN;
-
-        } else {
-            verdict = NGX_HTTP_UMAMI_RULE_REFUSED;
-
-            refused = 1;
-            retry = ngx_max(retry, ask->verdict.retry);
-        }
-
-        ngx_http_umami_limit_count(r, lctx->limits[i]->rule->counters
-                                      + verdict);
-    }
-
-    if (!refused) {
-        return NGX_OK;
-    }
-
-    lctx->ctx->retry_after = (retry + 999) / 1000;
-
-    return ngx_http_umami_refuse(r, lctx->ctx, NGX_HTTP_UMAMI_RATE_LIMITED,
-                                 NGX_HTTP_TOO_MANY_REQUESTS);
 }
 
 
@@ -371,7 +376,16 @@ ngx_http_umami_limit_create_main_conf(ngx_conf_t *cf)
 static void *
 ngx_http_umami_limit_create_loc_conf(ngx_conf_t *cf)
 {
-    return ngx_pcalloc(cf->pool, sizeof(ngx_http_umami_limit_loc_conf_t));
+    ngx_http_umami_limit_loc_conf_t  *conf;
+
+    conf = ngx_pcalloc(cf->pool, sizeof(ngx_http_umami_limit_loc_conf_t));
+    if (conf == NULL) {
+        return NULL;
+    }
+
+    conf->dry_run = NGX_CONF_UNSET;
+
+    return conf;
 }
 
 
@@ -381,12 +395,12 @@ ngx_http_umami_limit_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
     ngx_http_umami_limit_loc_conf_t *prev = parent;
     ngx_http_umami_limit_loc_conf_t *conf = child;
 
-    ngx_uint_t                  i;
-    ngx_http_umami_limit_t     *limit;
     ngx_http_core_loc_conf_t   *clcf;
     ngx_http_umami_loc_conf_t  *ulcf;
 
     clcf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_core_module);
+
+    ngx_conf_merge_value(conf->dry_run, prev->dry_run, 0);
 
     if (conf->limits == NULL && clcf->noname) {
         conf->limits = prev->limits;
@@ -403,9 +417,28 @@ ngx_http_umami_limit_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
         return NGX_CONF_ERROR;
     }
 
-    limit = conf->limits->elts;
+    ulcf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_umami_request_module);
 
-    for (i = 0; i < conf->limits->nelts; i++) {
+    ulcf->json = 1;
+    ulcf->steps |= NGX_HTTP_UMAMI_LIMIT;
+    ulcf->limits = conf->limits;
+
+    return ngx_http_umami_limit_rules(cf, conf);
+}
+
+
+static char *
+ngx_http_umami_limit_rules(ngx_conf_t *cf,
+    ngx_http_umami_limit_loc_conf_t *ullcf)
+{
+    ngx_uint_t                 i;
+    ngx_http_umami_limit_t    *limit;
+    ngx_http_core_loc_conf_t  *clcf;
+
+    clcf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_core_module);
+    limit = ullcf->limits->elts;
+
+    for (i = 0; i < ullcf->limits->nelts; i++) {
 
         limit[i].rule = ngx_http_umami_rule_find(cf, &limit[i].name);
 
@@ -415,12 +448,11 @@ ngx_http_umami_limit_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
                           "\"umami_limit_rule\"", &limit[i].name, &clcf->name);
             return NGX_CONF_ERROR;
         }
+
+        if (ullcf->dry_run || limit[i].rule->dry_run) {
+            limit[i].dry_run = 1;
+        }
     }
-
-    ulcf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_umami_request_module);
-
-    ulcf->json = 1;
-    ulcf->steps |= NGX_HTTP_UMAMI_LIMIT;
 
     return NGX_CONF_OK;
 }

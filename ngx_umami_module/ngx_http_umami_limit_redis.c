@@ -11,9 +11,9 @@
 
 
 /* arguments of a key in ngx_umami_counter_lua */
-#define NGX_HTTP_UMAMI_LIMIT_ARGS    6
+#define NGX_HTTP_UMAMI_LIMIT_ARGS  6
 
-#define NGX_HTTP_UMAMI_LIMIT_HEX     (NGX_UMAMI_LOCAL_KEY * 2)
+#define NGX_HTTP_UMAMI_LIMIT_HEX   (NGX_UMAMI_LOCAL_KEY * 2)
 
 
 static ngx_int_t ngx_http_umami_limit_keys(ngx_http_request_t *r,
@@ -24,10 +24,16 @@ static void ngx_http_umami_limit_ask(ngx_http_request_t *r,
     ngx_http_umami_limit_group_t *group, ngx_str_t *keys);
 static void ngx_http_umami_limit_reply(void *data,
     ngx_umami_redis_reply_t *reply);
-static void ngx_http_umami_limit_failed(ngx_http_request_t *r,
-    ngx_http_umami_limit_group_t *group, ngx_umami_redis_reason_e reason);
+static void ngx_http_umami_limit_result(ngx_http_request_t *r,
+    ngx_umami_redis_reason_e reason);
+static void ngx_http_umami_limit_rest(ngx_http_request_t *r,
+    ngx_http_umami_limit_ctx_t *lctx);
+static ngx_uint_t ngx_http_umami_limit_on_error(
+    ngx_http_umami_limit_ctx_t *lctx, ngx_uint_t *denied);
 static void ngx_http_umami_limit_share(ngx_http_request_t *r,
-    ngx_umami_local_ask_t *asks, ngx_uint_t n, ngx_uint_t tasks);
+    ngx_http_umami_limit_ctx_t *lctx, ngx_uint_t n);
+static void ngx_http_umami_limit_swap(ngx_http_umami_limit_ctx_t *lctx,
+    ngx_uint_t i, ngx_uint_t j);
 
 
 static ngx_str_t  ngx_http_umami_limit_flags[] = {
@@ -52,7 +58,8 @@ ngx_http_umami_limit_redis(ngx_http_request_t *r,
                                   + sizeof(ngx_http_umami_limit_group_t)));
 
     if (keys == NULL || ngx_http_umami_limit_keys(r, lctx, keys) != NGX_OK) {
-        ngx_http_umami_limit_local(r, lctx->asks, lctx->n);
+        ngx_http_umami_limit_result(r, NGX_UMAMI_REDIS_BUSY);
+        ngx_http_umami_limit_rest(r, lctx);
         return NGX_OK;
     }
 
@@ -64,7 +71,13 @@ ngx_http_umami_limit_redis(ngx_http_request_t *r,
         ngx_http_umami_limit_ask(r, &lctx->groups[i], keys);
     }
 
-    return lctx->awaited ? NGX_AGAIN : NGX_OK;
+    if (lctx->awaited) {
+        return NGX_AGAIN;
+    }
+
+    ngx_http_umami_limit_rest(r, lctx);
+
+    return NGX_OK;
 }
 
 
@@ -80,7 +93,8 @@ ngx_http_umami_limit_keys(ngx_http_request_t *r,
 
         lr = lctx->limits[i]->rule;
 
-        p = ngx_pnalloc(r->pool, lr->prefix.len + NGX_HTTP_UMAMI_LIMIT_HEX);
+        p = ngx_pnalloc(r->pool, lr->prefix.len + NGX_HTTP_UMAMI_LIMIT_HEX
+                                 + 1);
         if (p == NULL) {
             return NGX_ERROR;
         }
@@ -88,6 +102,7 @@ ngx_http_umami_limit_keys(ngx_http_request_t *r,
         keys[i].data = p;
         p = ngx_cpymem(p, lr->prefix.data, lr->prefix.len);
         p = ngx_hex_dump(p, lctx->asks[i].key, NGX_UMAMI_LOCAL_KEY);
+        *p++ = '}';
         keys[i].len = p - keys[i].data;
     }
 
@@ -168,7 +183,7 @@ ngx_http_umami_limit_ask(ngx_http_request_t *r,
                                * ((1 + NGX_HTTP_UMAMI_LIMIT_ARGS)
                                   * sizeof(ngx_str_t) + NGX_INT64_LEN));
     if (args == NULL) {
-        ngx_http_umami_limit_local(r, &lctx->asks[group->first], group->n);
+        ngx_http_umami_limit_result(r, NGX_UMAMI_REDIS_BUSY);
         return;
     }
 
@@ -202,7 +217,7 @@ ngx_http_umami_limit_ask(ngx_http_request_t *r,
                                      &reason);
 
     if (group->op == NULL) {
-        ngx_http_umami_limit_failed(r, group, reason);
+        ngx_http_umami_limit_result(r, reason);
         return;
     }
 
@@ -215,70 +230,127 @@ ngx_http_umami_limit_reply(void *data, ngx_umami_redis_reply_t *reply)
 {
     ngx_http_umami_limit_group_t *group = data;
 
-    int64_t                           *integers;
-    ngx_uint_t                         i;
-    ngx_http_request_t                *r;
-    ngx_http_umami_limit_ctx_t        *lctx;
-    ngx_umami_counter_verdict_t       *verdict;
-    ngx_http_umami_limit_main_conf_t  *ulmcf;
+    int64_t                      *integers;
+    ngx_uint_t                    i;
+    ngx_http_request_t           *r;
+    ngx_http_umami_limit_ctx_t   *lctx;
+    ngx_umami_counter_verdict_t  *verdict;
 
     lctx = group->lctx;
     r = lctx->ctx->request;
     group->op = NULL;
 
+    ngx_http_umami_limit_result(r, reply->reason);
+
     if (reply->reason == NGX_UMAMI_REDIS_OK) {
         integers = reply->integers;
 
-        for (i = 0; i < group->n; i++) {
-            verdict = &lctx->asks[group->first + i].verdict;
+        for (i = group->first; i < group->first + group->n; i++) {
+            verdict = &lctx->asks[i].verdict;
 
             verdict->allowed = (*integers++ != 0);
             verdict->remaining = *integers++;
             verdict->retry = *integers++;
+
+            lctx->asks[i].how = NGX_HTTP_UMAMI_LIMIT_ASKED;
         }
-
-        ulmcf = ngx_http_get_module_main_conf(r, ngx_http_umami_limit_module);
-
-        ngx_http_umami_limit_count(r, ulmcf->redis);
-
-    } else {
-        ngx_http_umami_limit_failed(r, group, reply->reason);
     }
 
     if (--lctx->awaited == 0) {
+        ngx_http_umami_limit_rest(r, lctx);
         ngx_http_umami_resume(lctx->ctx);
     }
 }
 
 
 static void
-ngx_http_umami_limit_failed(ngx_http_request_t *r,
-    ngx_http_umami_limit_group_t *group, ngx_umami_redis_reason_e reason)
+ngx_http_umami_limit_result(ngx_http_request_t *r,
+    ngx_umami_redis_reason_e reason)
 {
-    ngx_umami_local_ask_t             *asks;
     ngx_http_umami_limit_main_conf_t  *ulmcf;
 
     ulmcf = ngx_http_get_module_main_conf(r, ngx_http_umami_limit_module);
 
     ngx_http_umami_limit_count(r, ulmcf->redis + reason);
+}
 
-    asks = &group->lctx->asks[group->first];
 
-    ngx_http_umami_limit_share(r, asks, group->n,
-                               ngx_umami_tasks_count(ulmcf->tasks));
+/* of the rules that Redis gave no verdict for, each does as it was told to */
 
-    ngx_http_umami_limit_local(r, asks, group->n);
+static void
+ngx_http_umami_limit_rest(ngx_http_request_t *r,
+    ngx_http_umami_limit_ctx_t *lctx)
+{
+    ngx_uint_t  n, denied;
+
+    n = ngx_http_umami_limit_on_error(lctx, &denied);
+
+    /* nothing is counted for a request that is refused in any case */
+
+    if (n && !denied) {
+        ngx_http_umami_limit_share(r, lctx, n);
+        ngx_http_umami_limit_local(r, lctx, n, NGX_HTTP_UMAMI_LIMIT_LOCAL);
+    }
+}
+
+
+/* returns how many are to be judged here; they become the first ones */
+
+static ngx_uint_t
+ngx_http_umami_limit_on_error(ngx_http_umami_limit_ctx_t *lctx,
+    ngx_uint_t *denied)
+{
+    ngx_uint_t  i, n;
+
+    n = 0;
+    *denied = 0;
+
+    for (i = 0; i < lctx->n; i++) {
+
+        if (lctx->asks[i].how != NGX_HTTP_UMAMI_LIMIT_UNASKED) {
+            continue;
+        }
+
+        switch (lctx->limits[i]->rule->on_error) {
+
+        case NGX_UMAMI_RULE_LOCAL:
+            ngx_http_umami_limit_swap(lctx, i, n++);
+            break;
+
+        case NGX_UMAMI_RULE_DENY:
+
+            if (!lctx->asks[i].dry_run) {
+                lctx->asks[i].how = NGX_HTTP_UMAMI_LIMIT_DENIED;
+                *denied = 1;
+                break;
+            }
+
+            /* fall through */
+
+        default: /* NGX_UMAMI_RULE_ALLOW */
+            lctx->asks[i].how = NGX_HTTP_UMAMI_LIMIT_LET;
+            break;
+        }
+    }
+
+    return n;
 }
 
 
 /* all tasks are without Redis now: each allows its part of the rules */
 
 static void
-ngx_http_umami_limit_share(ngx_http_request_t *r, ngx_umami_local_ask_t *asks,
-    ngx_uint_t n, ngx_uint_t tasks)
+ngx_http_umami_limit_share(ngx_http_request_t *r,
+    ngx_http_umami_limit_ctx_t *lctx, ngx_uint_t n)
 {
-    ngx_uint_t                 i;
-    ngx_umami_counter_rule_t  *rules;
+    ngx_uint_t                         i, tasks;
+    ngx_umami_local_ask_t             *ask;
+    ngx_umami_counter_rule_t          *rules;
+    ngx_http_umami_limit_main_conf_t  *ulmcf;
+
+    ulmcf = ngx_http_get_module_main_conf(r, ngx_http_umami_limit_module);
+
+    tasks = ngx_umami_tasks_count(ulmcf->tasks);
 
     if (tasks == 1) {
         return;
@@ -290,11 +362,30 @@ ngx_http_umami_limit_share(ngx_http_request_t *r, ngx_umami_local_ask_t *asks,
     }
 
     for (i = 0; i < n; i++) {
-        ngx_umami_counter_share(asks[i].rule, tasks, &rules[i]);
+        ask = &lctx->asks[i];
 
-        asks[i].rule = &rules[i];
-        asks[i].cost = ngx_min(asks[i].cost, rules[i].limit);
+        ngx_umami_counter_share(ask->rule, tasks, &rules[i]);
+
+        ask->rule = &rules[i];
+        ask->cost = ngx_min(ask->cost, rules[i].limit);
     }
+}
+
+
+static void
+ngx_http_umami_limit_swap(ngx_http_umami_limit_ctx_t *lctx, ngx_uint_t i,
+    ngx_uint_t j)
+{
+    ngx_umami_local_ask_t    ask;
+    ngx_http_umami_limit_t  *limit;
+
+    ask = lctx->asks[i];
+    lctx->asks[i] = lctx->asks[j];
+    lctx->asks[j] = ask;
+
+    limit = lctx->limits[i];
+    lctx->limits[i] = lctx->limits[j];
+    lctx->limits[j] = limit;
 }
 
 

@@ -22,13 +22,6 @@
 
 
 typedef struct {
-    ngx_str_t                      name;
-    ngx_http_umami_rule_t         *rule;      /* found when merging */
-    ngx_uint_t                     dry_run;
-} ngx_http_umami_limit_t;
-
-
-typedef struct {
     ngx_msec_t                     timeout;
     ngx_umami_tasks_t             *tasks;     /* NULL: there is no Redis */
     ngx_flag_t                     used;
@@ -38,30 +31,13 @@ typedef struct {
 } ngx_http_umami_limit_main_conf_t;
 
 
-typedef struct ngx_http_umami_limit_ctx_s  ngx_http_umami_limit_ctx_t;
-
-
 /* those rules of a decision whose counters lie together, and are asked so */
 
-typedef struct {
+struct ngx_http_umami_limit_group_s {
     ngx_http_umami_limit_ctx_t    *lctx;
     ngx_umami_redis_op_t          *op;        /* NULL: nothing is awaited */
     ngx_uint_t                     first;
     ngx_uint_t                     n;
-} ngx_http_umami_limit_group_t;
-
-
-/* one decision; lives in the request's pool */
-
-struct ngx_http_umami_limit_ctx_s {
-    ngx_http_umami_ctx_t          *ctx;
-    ngx_uint_t                     n;
-    ngx_umami_local_ask_t         *asks;
-    ngx_http_umami_limit_t       **limits;
-
-    ngx_http_umami_limit_group_t  *groups;
-    ngx_uint_t                     ngroups;
-    ngx_uint_t                     awaited;   /* groups without an answer */
 };
 
 
@@ -74,8 +50,9 @@ ngx_int_t ngx_http_umami_limit_redis(ngx_http_request_t *r,
 
 /* ngx_http_umami_limit_module.c */
 
+/* judges the first "n" of the rules */
 void ngx_http_umami_limit_local(ngx_http_request_t *r,
-    ngx_umami_local_ask_t *asks, ngx_uint_t n);
+    ngx_http_umami_limit_ctx_t *lctx, ngx_uint_t n, ngx_uint_t how);
 void ngx_http_umami_limit_count(ngx_http_request_t *r, ngx_uint_t i);
 
 

@@ -34,6 +34,7 @@ typedef struct {
 static ngx_http_umami_step_t  ngx_http_umami_steps[] = {
     { NGX_HTTP_UMAMI_ORIGIN, ngx_http_umami_cors_step },
     { NGX_HTTP_UMAMI_CLIENT, ngx_http_umami_client_step },
+    { NGX_HTTP_UMAMI_OVER, ngx_http_umami_over_step },
     { NGX_HTTP_UMAMI_FILTER, ngx_http_umami_filter_step },
     { NGX_HTTP_UMAMI_BEACON, ngx_http_umami_beacon_step },
     { NGX_HTTP_UMAMI_WEBSITE, ngx_http_umami_website_step },

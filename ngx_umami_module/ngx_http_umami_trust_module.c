@@ -25,8 +25,6 @@ typedef struct {
 
 static ngx_uint_t ngx_http_umami_trust_key(ngx_http_request_t *r,
     ngx_array_t *keys);
-static ngx_uint_t ngx_http_umami_trust_address(ngx_http_request_t *r,
-    ngx_http_umami_ctx_t *ctx, ngx_array_t *networks);
 static ngx_int_t ngx_http_umami_trust_init_hash(ngx_conf_t *cf);
 static void *ngx_http_umami_trust_create_main_conf(ngx_conf_t *cf);
 static void *ngx_http_umami_trust_create_loc_conf(ngx_conf_t *cf);
@@ -36,8 +34,6 @@ static char *ngx_http_umami_trust(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
 static char *ngx_http_umami_trust_add_key(ngx_conf_t *cf,
     ngx_http_umami_trust_loc_conf_t *utlcf, ngx_str_t *key);
-static char *ngx_http_umami_trust_add_network(ngx_conf_t *cf,
-    ngx_http_umami_trust_loc_conf_t *utlcf, ngx_str_t *network);
 static ngx_uint_t ngx_http_umami_trust_is_address(ngx_str_t *text);
 
 
@@ -97,7 +93,7 @@ ngx_http_umami_trusted(ngx_http_request_t *r, ngx_http_umami_ctx_t *ctx)
 
     return (utlcf->keys && ngx_http_umami_trust_key(r, utlcf->keys))
            || (utlcf->networks
-               && ngx_http_umami_trust_address(r, ctx, utlcf->networks));
+               && ngx_http_umami_client_in(r, ctx, utlcf->networks));
 }
 
 
@@ -130,8 +126,8 @@ ngx_http_umami_trust_key(ngx_http_request_t *r, ngx_array_t *keys)
 }
 
 
-static ngx_uint_t
-ngx_http_umami_trust_address(ngx_http_request_t *r, ngx_http_umami_ctx_t *ctx,
+ngx_uint_t
+ngx_http_umami_client_in(ngx_http_request_t *r, ngx_http_umami_ctx_t *ctx,
     ngx_array_t *networks)
 {
     ngx_sockaddr_t  address;
@@ -229,7 +225,17 @@ ngx_http_umami_trust(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
             err = ngx_http_umami_trust_add_key(cf, utlcf, &key);
 
         } else {
-            err = ngx_http_umami_trust_add_network(cf, utlcf, &value[i]);
+            if (!ngx_http_umami_trust_is_address(&value[i])) {
+
+                /* it is not quoted: it may be a key */
+
+                return "has an argument that is neither a network, as in "
+                       "\"10.0.0.0/8\", nor \"key=\" with a key, nor "
+                       "\"off\" alone";
+            }
+
+            err = ngx_http_umami_networks(cf, &utlcf->networks, &value[i],
+                                          "\"umami_trust\"");
         }
 
         if (err != NGX_CONF_OK) {
@@ -283,49 +289,58 @@ ngx_http_umami_trust_add_key(ngx_conf_t *cf,
 }
 
 
-static char *
-ngx_http_umami_trust_add_network(ngx_conf_t *cf,
-    ngx_http_umami_trust_loc_conf_t *utlcf, ngx_str_t *network)
+char *
+ngx_http_umami_networks(ngx_conf_t *cf, ngx_array_t **networks,
+    ngx_str_t *list, char *where)
 {
+    u_char      *p, *last, *comma;
     ngx_int_t    rc;
+    ngx_str_t    text;
     ngx_cidr_t  *cidr;
 
-    if (!ngx_http_umami_trust_is_address(network)) {
-
-        /* it is not quoted: it may be a key */
-
-        return "has an argument that is neither a network, as in "
-               "\"10.0.0.0/8\", nor \"key=\" with a key, nor \"off\" alone";
-    }
-
-    if (utlcf->networks == NULL) {
-        utlcf->networks = ngx_array_create(cf->pool, 4, sizeof(ngx_cidr_t));
-        if (utlcf->networks == NULL) {
+    if (*networks == NULL) {
+        *networks = ngx_array_create(cf->pool, 4, sizeof(ngx_cidr_t));
+        if (*networks == NULL) {
             return NGX_CONF_ERROR;
         }
     }
 
-    cidr = ngx_array_push(utlcf->networks);
-    if (cidr == NULL) {
-        return NGX_CONF_ERROR;
+    p = list->data;
+    last = p + list->len;
+
+    for ( ;; ) {
+
+        comma = ngx_strlchr(p, last, ',');
+
+        text.data = p;
+        text.len = (comma ? comma : last) - p;
+
+        cidr = ngx_array_push(*networks);
+        if (cidr == NULL) {
+            return NGX_CONF_ERROR;
+        }
+
+        rc = ngx_ptocidr(&text, cidr);
+
+        if (rc == NGX_ERROR) {
+            ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                               "invalid network \"%V\" in %s, write it as "
+                               "\"10.0.0.0/8\"", &text, where);
+            return NGX_CONF_ERROR;
+        }
+
+        if (rc == NGX_DONE) {
+            ngx_conf_log_error(NGX_LOG_WARN, cf, 0,
+                               "low address bits of \"%V\" in %s are "
+                               "meaningless", &text, where);
+        }
+
+        if (comma == NULL) {
+            return NGX_CONF_OK;
+        }
+
+        p = comma + 1;
     }
-
-    rc = ngx_ptocidr(network, cidr);
-
-    if (rc == NGX_ERROR) {
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "invalid network \"%V\" in \"umami_trust\", write "
-                           "it as \"10.0.0.0/8\"", network);
-        return NGX_CONF_ERROR;
-    }
-
-    if (rc == NGX_DONE) {
-        ngx_conf_log_error(NGX_LOG_WARN, cf, 0,
-                           "low address bits of \"%V\" in \"umami_trust\" are "
-                           "meaningless", network);
-    }
-
-    return NGX_CONF_OK;
 }
 
 

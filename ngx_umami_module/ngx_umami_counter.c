@@ -9,13 +9,18 @@
 #include "ngx_umami_counter.h"
 
 
-#define NGX_UMAMI_COUNTER_SECOND  1000000       /* microseconds */
+#define NGX_UMAMI_COUNTER_SECOND  1000000             /* microseconds */
+#define NGX_UMAMI_COUNTER_MINUTE  60000000
+#define NGX_UMAMI_COUNTER_AGES    1000000000000000    /* 31 years */
 
 
+static uint64_t ngx_umami_counter_present(ngx_umami_counter_rule_t *rule,
+    ngx_umami_counter_t *counter, uint64_t now);
 static uint64_t ngx_umami_counter_used(ngx_umami_counter_rule_t *rule,
     ngx_umami_counter_t *counter, uint64_t now);
-static uint64_t ngx_umami_counter_retry(ngx_umami_counter_rule_t *rule,
+static double ngx_umami_counter_wait(ngx_umami_counter_rule_t *rule,
     ngx_umami_counter_t *counter, uint64_t now, uint64_t over);
+static uint64_t ngx_umami_counter_ms(double microseconds);
 
 
 ngx_str_t  ngx_umami_counter_lua = ngx_string(
@@ -33,39 +38,45 @@ ngx_str_t  ngx_umami_counter_lua = ngx_string(
     "    local x, y, z = string.match(s, '^(%d+):(%d+):(%d+)$')\n"
     "    if x then a, b, c = tonumber(x), tonumber(y), tonumber(z) end\n"
     "  end\n"
-    "  local used, retry\n"
+    "  local w, at, memory = period * 1000000, c, limit * period / rate\n"
+    "  if form ~= 0 then at, memory = c * w, w * 2 end\n"
+    "  if at > now + memory + 60000000 then a, b, c, at = 0, 0, 0, 0 end\n"
+    "  at = math.max(at, now)\n"
+    "  px[i] = memory + (at - now)\n"
+    "  local used, left, fades\n"
     "  if form == 0 then\n"
-    "    local past = math.max(0, now - c)\n"
-    "    used = math.max(0, a - math.floor(past / period * rate))\n"
-    "    retry = (used + cost - limit) * period / rate\n"
-    "    a, c, px[i] = used + cost, math.max(now, c), limit * period / rate\n"
+    "    used = math.max(0, a - math.floor((at - c) * rate / period))\n"
+    "    a, c = used, at\n"
     "  else\n"
-    "    local w = period * 1000000\n"
-    "    local n = math.floor(now / w)\n"
-    "    if n < c then n = c end\n"
+    "    local n = math.floor(at / w)\n"
     "    if n == c + 1 then a, b = 0, a elseif n > c then a, b = 0, 0 end\n"
-    "    local left = math.min(w, math.max(0, (n + 1) * w - now))\n"
-    "    local fades = math.floor(b * (left / w))\n"
-    "    used = a + fades\n"
-    "    local over = used + cost - limit\n"
-    "    retry = over / b * w\n"
-    "    if over > fades then\n"
-    "      retry = left + (over - fades) / math.max(a, 1) * w\n"
-    "    end\n"
-    "    retry = math.min(retry, w * 2)\n"
-    "    a, c, px[i] = a + cost, n, w * 2\n"
+    "    left = (n + 1) * w - at\n"
+    "    fades = math.floor(b * (left / w))\n"
+    "    used, c = a + fades, n\n"
     "  end\n"
     "  local yes = used + cost <= limit\n"
     "  if yes then\n"
+    "    used, a = used + cost, a + cost\n"
     "    new[i] = string.format('%.0f:%.0f:%.0f', a, b, c)\n"
-    "    used = used + cost\n"
     "  elseif not dry then\n"
     "    ok = false\n"
     "  end\n"
+    "  local free = math.floor(math.max(0, limit - used) / 1000000)\n"
+    "  if yes then cost = (free + 1) * 1000000 end\n"
+    "  local over, wait = used + cost - limit, 0\n"
+    "  if form == 0 then\n"
+    "    wait = over * period / rate\n"
+    "  elseif over <= fades then\n"
+    "    wait = left - (fades - over) / b * w\n"
+    "  else\n"
+    "    wait = left + (over - fades) / math.max(a, 1) * w\n"
+    "  end\n"
+    "  if form ~= 0 then wait = math.min(wait, w * 2) end\n"
+    "  wait = math.min(wait + (at - now), 1000000000000000)\n"
     "  local n = #out\n"
     "  out[n + 1] = yes and 1 or 0\n"
-    "  out[n + 2] = math.floor(math.max(0, limit - used) / 1000000)\n"
-    "  out[n + 3] = yes and 0 or math.floor(retry / 1000) + 1\n"
+    "  out[n + 2] = free\n"
+    "  out[n + 3] = math.max(1, math.ceil(wait / 1000))\n"
     "end\n"
     "if ok then\n"
     "  for i = 1, #KEYS do\n"
@@ -100,25 +111,38 @@ ngx_umami_counter_ask(ngx_umami_counter_rule_t *rule,
     ngx_umami_counter_t *counter, uint64_t now, uint64_t cost,
     ngx_umami_counter_verdict_t *verdict)
 {
-    uint64_t  used, limit;
+    double               wait;
+    uint64_t             used, limit, behind;
+    ngx_umami_counter_t  charged;
 
-    used = ngx_umami_counter_used(rule, counter, now);
+    charged = *counter;
+    behind = ngx_umami_counter_present(rule, &charged, now);
+    now += behind;
+
+    used = ngx_umami_counter_used(rule, &charged, now);
     limit = rule->limit * NGX_UMAMI_COUNTER_ONE;
-    cost *= NGX_UMAMI_COUNTER_ONE;
 
-    verdict->allowed = (used + cost <= limit);
-    verdict->retry = 0;
+    verdict->allowed = (used + cost * NGX_UMAMI_COUNTER_ONE <= limit);
 
     if (verdict->allowed) {
-        used += cost;
-
-    } else {
-        verdict->retry = ngx_umami_counter_retry(rule, counter, now,
-                                                 used + cost - limit);
+        ngx_umami_counter_charge(rule, &charged, now, cost);
+        used += cost * NGX_UMAMI_COUNTER_ONE;
     }
 
     verdict->remaining = used < limit
                          ? (limit - used) / NGX_UMAMI_COUNTER_ONE : 0;
+
+    /* of what is allowed it is told when there is one more than remains */
+
+    if (verdict->allowed) {
+        cost = verdict->remaining + 1;
+    }
+
+    wait = ngx_umami_counter_wait(rule, &charged, now,
+                              used + cost * NGX_UMAMI_COUNTER_ONE - limit);
+
+    verdict->retry = ngx_umami_counter_ms(ngx_min(wait + behind,
+                                                  NGX_UMAMI_COUNTER_AGES));
 }
 
 
@@ -129,10 +153,11 @@ ngx_umami_counter_charge(ngx_umami_counter_rule_t *rule,
     uint64_t  number;
 
     cost *= NGX_UMAMI_COUNTER_ONE;
+    now += ngx_umami_counter_present(rule, counter, now);
 
     if (rule->form == NGX_UMAMI_COUNTER_BUCKET) {
         counter->a = ngx_umami_counter_used(rule, counter, now) + cost;
-        counter->time = ngx_max(now, counter->time);
+        counter->time = now;
         return;
     }
 
@@ -145,6 +170,43 @@ ngx_umami_counter_charge(ngx_umami_counter_rule_t *rule,
     }
 
     counter->a += cost;
+}
+
+
+/*
+ * Where the clock was set back, a counter is judged at its own time, and what
+ * that is ahead is returned.  One that is further ahead than all that it counts
+ * has an effect is forgotten: else it would refuse until then.
+ */
+
+static uint64_t
+ngx_umami_counter_present(ngx_umami_counter_rule_t *rule,
+    ngx_umami_counter_t *counter, uint64_t now)
+{
+    double    memory;
+    uint64_t  time, window;
+
+    if (rule->form == NGX_UMAMI_COUNTER_BUCKET) {
+        time = counter->time;
+        memory = (double) (rule->limit * NGX_UMAMI_COUNTER_ONE)
+                 * rule->period / rule->rate;
+
+    } else {
+        window = rule->period * NGX_UMAMI_COUNTER_SECOND;
+        time = counter->time * window;
+        memory = (double) window * 2;
+    }
+
+    if (time <= now) {
+        return 0;
+    }
+
+    if ((double) time > (double) now + memory + NGX_UMAMI_COUNTER_MINUTE) {
+        ngx_memzero(counter, sizeof(ngx_umami_counter_t));
+        return 0;
+    }
+
+    return time - now;
 }
 
 
@@ -162,12 +224,7 @@ ngx_umami_counter_used(ngx_umami_counter_rule_t *rule,
     b = ngx_min(counter->b, limit);
 
     if (rule->form == NGX_UMAMI_COUNTER_BUCKET) {
-
-        if (now <= counter->time) {
-            return a;
-        }
-
-        refill = (double) (now - counter->time) / rule->period * rule->rate;
+        refill = (double) (now - counter->time) * rule->rate / rule->period;
 
         return refill < (double) a ? a - (uint64_t) refill : 0;
     }
@@ -177,10 +234,6 @@ ngx_umami_counter_used(ngx_umami_counter_rule_t *rule,
 
     if (number > counter->time + 1) {
         return 0;
-    }
-
-    if (number < counter->time) {
-        return a + b;
     }
 
     left = window - now % window;
@@ -193,28 +246,25 @@ ngx_umami_counter_used(ngx_umami_counter_rule_t *rule,
 }
 
 
-/* "over" is what has to fade, or to be refilled, before "cost" fits */
+/*
+ * Microseconds: "over" is what has to fade, or to be refilled, before "cost"
+ * fits.
+ */
 
-static uint64_t
-ngx_umami_counter_retry(ngx_umami_counter_rule_t *rule,
+static double
+ngx_umami_counter_wait(ngx_umami_counter_rule_t *rule,
     ngx_umami_counter_t *counter, uint64_t now, uint64_t over)
 {
     double    window, left, limit, present, previous, wait;
     uint64_t  number, fades;
 
     if (rule->form == NGX_UMAMI_COUNTER_BUCKET) {
-        wait = (double) over * rule->period / rule->rate;
-
-        return (uint64_t) (wait / 1000) + 1;
+        return (double) over * rule->period / rule->rate;
     }
 
     window = (double) rule->period * NGX_UMAMI_COUNTER_SECOND;
     number = now / (rule->period * NGX_UMAMI_COUNTER_SECOND);
-    left = window;
-
-    if (number >= counter->time) {
-        left -= now % (rule->period * NGX_UMAMI_COUNTER_SECOND);
-    }
+    left = window - now % (rule->period * NGX_UMAMI_COUNTER_SECOND);
 
     limit = (double) rule->limit * NGX_UMAMI_COUNTER_ONE;
     present = ngx_min((double) counter->a, limit);
@@ -230,7 +280,7 @@ ngx_umami_counter_retry(ngx_umami_counter_rule_t *rule,
     fades = (uint64_t) (previous * (left / window));
 
     if (over <= fades) {
-        wait = over / previous * window;
+        wait = left - (fades - over) / previous * window;
 
     } else {
         wait = left + (over - fades) / ngx_max(present, 1) * window;
@@ -238,7 +288,24 @@ ngx_umami_counter_retry(ngx_umami_counter_rule_t *rule,
 
     /* what is more than the quota never fits */
 
-    wait = ngx_min(wait, window * 2);
+    return ngx_min(wait, window * 2);
+}
 
-    return (uint64_t) (wait / 1000) + 1;
+
+/* rounded up, so that it is true when it is over */
+
+static uint64_t
+ngx_umami_counter_ms(double microseconds)
+{
+    double    wait;
+    uint64_t  ms;
+
+    wait = microseconds / 1000;
+    ms = (uint64_t) wait;
+
+    if ((double) ms < wait) {
+        ms++;
+    }
+
+    return ngx_max(ms, 1);
 }

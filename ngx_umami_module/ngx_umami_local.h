@@ -36,6 +36,7 @@ typedef struct {
     ngx_umami_counter_rule_t     *rule;
     uint64_t                      cost;
     ngx_uint_t                    dry_run;
+    ngx_uint_t                    how;       /* the caller's */
     ngx_umami_counter_verdict_t   verdict;
 } ngx_umami_local_ask_t;
 

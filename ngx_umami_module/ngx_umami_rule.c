@@ -17,6 +17,9 @@
 #define NGX_UMAMI_RULE_BURST       0x02
 #define NGX_UMAMI_RULE_QUOTA       0x04
 #define NGX_UMAMI_RULE_WINDOW      0x08
+#define NGX_UMAMI_RULE_STATUS      0x10
+#define NGX_UMAMI_RULE_ON_ERROR    0x20
+#define NGX_UMAMI_RULE_DRY_RUN     0x40
 
 
 typedef struct {
@@ -30,6 +33,10 @@ static char *ngx_umami_rule_rate(ngx_umami_rule_t *rule, ngx_str_t *value);
 static char *ngx_umami_rule_burst(ngx_umami_rule_t *rule, ngx_str_t *value);
 static char *ngx_umami_rule_quota(ngx_umami_rule_t *rule, ngx_str_t *value);
 static char *ngx_umami_rule_window(ngx_umami_rule_t *rule, ngx_str_t *value);
+static char *ngx_umami_rule_status(ngx_umami_rule_t *rule, ngx_str_t *value);
+static char *ngx_umami_rule_on_error(ngx_umami_rule_t *rule, ngx_str_t *value);
+static char *ngx_umami_rule_dry_run(ngx_umami_rule_t *rule, ngx_str_t *value);
+static ngx_uint_t ngx_umami_rule_early_variable(ngx_str_t *name);
 
 
 static ngx_umami_rule_word_t  ngx_umami_rule_words[] = {
@@ -37,7 +44,29 @@ static ngx_umami_rule_word_t  ngx_umami_rule_words[] = {
     { ngx_string("burst="), NGX_UMAMI_RULE_BURST, ngx_umami_rule_burst },
     { ngx_string("quota="), NGX_UMAMI_RULE_QUOTA, ngx_umami_rule_quota },
     { ngx_string("window="), NGX_UMAMI_RULE_WINDOW, ngx_umami_rule_window },
+    { ngx_string("status="), NGX_UMAMI_RULE_STATUS, ngx_umami_rule_status },
+    { ngx_string("on_error="), NGX_UMAMI_RULE_ON_ERROR,
+      ngx_umami_rule_on_error },
+    { ngx_string("dry_run"), NGX_UMAMI_RULE_DRY_RUN, ngx_umami_rule_dry_run },
     { ngx_null_string, 0, NULL }
+};
+
+
+/* of nginx and of the client's room; "_" at the end: and what follows it */
+
+static ngx_str_t  ngx_umami_rule_early_variables[] = {
+    ngx_string("umami_client"), ngx_string("umami_client_"),
+    ngx_string("args"), ngx_string("arg_"),
+    ngx_string("binary_remote_addr"), ngx_string("cookie_"),
+    ngx_string("connection"), ngx_string("host"), ngx_string("hostname"),
+    ngx_string("http_"), ngx_string("is_args"),
+    ngx_string("proxy_protocol_"), ngx_string("query_string"),
+    ngx_string("realip_"), ngx_string("remote_addr"),
+    ngx_string("remote_port"), ngx_string("remote_user"),
+    ngx_string("request_method"), ngx_string("request_uri"),
+    ngx_string("scheme"), ngx_string("server_"), ngx_string("ssl_"),
+    ngx_string("uri"),
+    ngx_null_string
 };
 
 
@@ -52,6 +81,12 @@ ngx_umami_rule_word(ngx_umami_rule_t *rule, ngx_str_t *word, char **err)
         if (word->len < w->name.len
             || ngx_strncmp(word->data, w->name.data, w->name.len) != 0)
         {
+            continue;
+        }
+
+        /* those without a value are the whole word */
+
+        if (w->name.data[w->name.len - 1] != '=' && word->len > w->name.len) {
             continue;
         }
 
@@ -166,6 +201,123 @@ ngx_umami_rule_window(ngx_umami_rule_t *rule, ngx_str_t *value)
     rule->counter.period = window;
 
     return NULL;
+}
+
+
+static char *
+ngx_umami_rule_status(ngx_umami_rule_t *rule, ngx_str_t *value)
+{
+    ngx_int_t  status;
+
+    status = ngx_atoi(value->data, value->len);
+
+    if (status < 400 || status > 599) {
+        return "is invalid, it takes a status from 400 to 599";
+    }
+
+    rule->status = status;
+
+    return NULL;
+}
+
+
+static char *
+ngx_umami_rule_on_error(ngx_umami_rule_t *rule, ngx_str_t *value)
+{
+    if (ngx_strcmp(value->data, "local") == 0) {
+        rule->on_error = NGX_UMAMI_RULE_LOCAL;
+
+    } else if (ngx_strcmp(value->data, "allow") == 0) {
+        rule->on_error = NGX_UMAMI_RULE_ALLOW;
+
+    } else if (ngx_strcmp(value->data, "deny") == 0) {
+        rule->on_error = NGX_UMAMI_RULE_DENY;
+
+    } else {
+        return "is invalid, it takes \"local\", \"allow\" or \"deny\"";
+    }
+
+    return NULL;
+}
+
+
+static char *
+ngx_umami_rule_dry_run(ngx_umami_rule_t *rule, ngx_str_t *value)
+{
+    rule->dry_run = 1;
+
+    return NULL;
+}
+
+
+ngx_uint_t
+ngx_umami_rule_cost(ngx_str_t *text)
+{
+    ngx_int_t  n;
+
+    n = ngx_atoi(text->data, text->len);
+
+    return (n < 1 || n > NGX_UMAMI_RULE_MAX_COST) ? 0 : n;
+}
+
+
+ngx_uint_t
+ngx_umami_rule_early(ngx_str_t *key)
+{
+    u_char     *p, *last;
+    ngx_str_t   name;
+
+    p = key->data;
+    last = p + key->len;
+
+    while (p < last) {
+
+        if (*p++ != '$') {
+            continue;
+        }
+
+        if (p < last && *p == '{') {
+            p++;
+        }
+
+        name.data = p;
+
+        while (p < last && (*p == '_' || (*p >= '0' && *p <= '9')
+                            || ((*p | 0x20) >= 'a' && (*p | 0x20) <= 'z')))
+        {
+            p++;
+        }
+
+        name.len = p - name.data;
+
+        if (!ngx_umami_rule_early_variable(&name)) {
+            return 0;
+        }
+    }
+
+    return 1;
+}
+
+
+static ngx_uint_t
+ngx_umami_rule_early_variable(ngx_str_t *name)
+{
+    ngx_str_t  *v;
+
+    for (v = ngx_umami_rule_early_variables; v->len; v++) {
+
+        if (name->len < v->len
+            || ngx_strncasecmp(name->data, v->data, v->len) != 0)
+        {
+            continue;
+        }
+
+        if (name->len == v->len || v->data[v->len - 1] == '_') {
+            return 1;
+        }
+    }
+
+    return 0;
 }
 
 

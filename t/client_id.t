@@ -333,17 +333,17 @@ for my $uri (qw{ /visitor /braces /shouted /several /hashed }) {
 
 {
     my $net = network();
-    my $key = 'umami:visitor:' . substr hmac_sha256_hex(
-        "visitor 0 2 1 86400:$net\::/64", $secret), 0, 32;
+    my $key = 'umami:1:visitor:0.2.1.86400:{' . substr(hmac_sha256_hex(
+        "visitor 0 2 1 86400:$net\::/64", $secret), 0, 32) . '}';
 
     for my $now (NOON, NOON + DAY) {
         set_clock($now);
         $redis->cli('FLUSHALL');
         ok($daily->wait_for(sub {
-            statuses($daily, '/visitor', map { "$net\::$_" } 1 .. 4);
-            return @{$redis->cli('KEYS', 'umami:[^{]*')};
+            statuses($daily, '/visitor', "$net\::1");
+            return @{$redis->cli('KEYS', 'umami:1:*')};
         }, 10, 'Redis to count'), 'Redis has counted');
-        is(join(' ', @{$redis->cli('KEYS', 'umami:[^{]*')}), $key,
+        is(join(' ', @{$redis->cli('KEYS', 'umami:1:*')}), $key,
             'one key, the same every day');
     }
 }
@@ -366,12 +366,12 @@ for my $uri (qw{ /visitor /braces /shouted /several /hashed }) {
     $redis->cli('FLUSHALL');
     ok($daily->wait_for(sub {
         visit($_) for @visitors;
-        return @{$redis->cli('KEYS', 'umami:[^{]*')} == 2 * @visitors;
+        return @{$redis->cli('KEYS', 'umami:1:*')} == 2 * @visitors;
     }, 10, 'Redis to count'), 'Redis has counted');
 
-    my @keys = @{$redis->cli('KEYS', 'umami:[^{]*')};
-    is(scalar(grep { !/^umami:(?:visitor|hashed):[0-9a-f]{32}\z/ } @keys), 0,
-        'keys are hashes');
+    my @keys = @{$redis->cli('KEYS', 'umami:1:*')};
+    is(scalar(grep { !/^umami:1:(?:visitor|hashed):[\d.]+:
+        \{[0-9a-f]{32}\}\z/x } @keys), 0, 'keys are hashes');
     is(scalar(grep { $_ =~ $kept } map { ($_, $redis->cli('GET', $_),
         $redis->cli('DUMP', $_)) } @keys), 0, 'Redis has no address');
     unlike(join(' ', map { ref $_ ? flat($_) : $_ // '' }

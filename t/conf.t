@@ -510,7 +510,13 @@ for my $text ("a $key rate=60r/m burst=30", "a $key rate=1r/s",
     "a $key rate=5r/h", "a $key rate=1000000r/d burst=0",
     "a $key quota=1 window=1s", "a $key quota=1000000 window=31d",
     'a-b' =~ s/-/_/r . ' key=$umami_website$arg_x quota=5 window=1h',
-    'x' x 32 . " $key rate=1r/s")
+    'x' x 32 . " $key rate=1r/s",
+    (map { "a $key rate=1r/s $_" } qw/ cost=1 cost=1000000 cost=$arg_n
+        cost=1$arg_n exempt=10.0.0.0\/8 dry_run status=400 status=599 on_error=local on_error=allow
+        on_error=deny /, 'exempt=10.0.0.0/8,::1,192.0.2.1',
+        'exempt=10.0.0.0/8 exempt=::1'),
+    "a $key quota=5 window=1h cost=3 dry_run status=503 "
+        . 'on_error=allow exempt=::1')
 {
     good(http => "umami_limit_rule $text;");
 }
@@ -533,7 +539,25 @@ for (["a $key", 'the rule "a" in "umami_limit_rule" has neither "rate=" nor '
     ["a $key window=1h", 'needs "quota=" and "window=" together'],
     ["a $key quota=0 window=1h", 'quota...0...would refuse every request'],
     ["a $key rate=1r/s nodelay", '"nodelay" in "umami_limit_rule"..."key=", '
-        . 'and "rate=" with "burst=" or "quota=" with "window="'],
+        . '"rate=" with "burst=" or "quota=" with "window=", and "cost=", '
+        . '"exempt=", "dry_run", "status=", "on_error="'],
+    (map { ["a $key rate=1r/s cost=$_", "\"cost=$_\" in \"umami_limit_rule\""
+        . '...a number from 1 to 1000000, or variables'] }
+        '', qw/ 0 -1 1000001 x 1.5 /),
+    ["a $key rate=1r/s cost=\$nothing", 'unknown "nothing" variable'],
+    ["a $key rate=1r/s exempt=10.0.0.0/33", 'invalid network "10.0.0.0/33" in '
+        . '"exempt=" of "umami_limit_rule", write it as "10.0.0.0/8"'],
+    (map { ["a $key rate=1r/s exempt=$_", 'invalid network ""'] }
+        '', '10.0.0.0/8,', ',::1'),
+    (map { ["a $key rate=1r/s status=$_", "\"status=$_\"...a status from 400 "
+        . 'to 599'] } '', qw/ 399 600 x 200 -429 /),
+    (map { ["a $key rate=1r/s on_error=$_", "\"on_error=$_\"...takes "
+        . '"local", "allow" or "deny"'] } '', qw/ allowed open /),
+    (map { ["a $key rate=1r/s $_", "\"$_\" in \"umami_limit_rule\" is unknown"] }
+        qw/ dry_run=on dry_runs dry lease=on /),
+    (map { ["a $key rate=1r/s $_ $_", "\"$_\" in \"umami_limit_rule\" is given "
+        . 'twice'] } qw/ cost=2 cost=$arg_n dry_run status=503 on_error=deny /),
+    ["a $key rate=1r/s cost=2 cost=\$arg_n", '"cost=$arg_n"...given twice'],
     ["A $key rate=1r/s", '"A"...1 to 32 lower case letters, digits and "_"'],
     ["'' $key rate=1r/s", '""...1 to 32 lower case letters'],
     ['x' x 33 . " $key rate=1r/s", '"xxx...1 to 32 lower case letters'],
@@ -560,6 +584,23 @@ bad(location => 'umami_limit base; umami_limit base dry_run;',
     '"umami_limit" directive is duplicate');
 bad(location => 'umami_limit nobody;', '"umami_limit nobody" in the location '
     . '"/api/send" names no "umami_limit_rule"');
+
+# umami_limit_dry_run, umami_limit_headers
+
+for my $level (qw/ http server location /) {
+    good($level => "umami_limit_dry_run $_;") for qw/ on off /;
+    good($level => "umami_limit_headers $_;") for 'off', 'refused', 'all',
+        'refused legacy', 'all legacy';
+}
+
+bad(location => 'umami_limit_dry_run yes;', 'invalid value "yes"');
+bad(location => 'umami_limit_headers on;', 'unknown "on" in '
+    . '"umami_limit_headers", it is "off", "refused" or "all"');
+bad(location => "umami_limit_headers $_;", '" in "umami_limit_headers", after '
+    . '"refused" or "all" it takes "legacy"') for 'off legacy', 'all x',
+    'refused all';
+bad(location => 'umami_limit_headers all; umami_limit_headers off;',
+    '"umami_limit_headers" directive is duplicate');
 
 # umami_script
 
@@ -617,6 +658,8 @@ my %levels = (
     'umami_client peer' => [qw/ http server location /],
     'umami_cors any' => [qw/ http server location /],
     'umami_limit base' => [qw/ location /],
+    'umami_limit_dry_run on' => [qw/ http server location /],
+    'umami_limit_headers all' => [qw/ http server location /],
     'umami_beacon' => [qw/ location /],
     'umami_script source=/s.js' => [qw/ location /],
     'umami_heartbeat' => [qw/ location /],

@@ -209,9 +209,12 @@ sub cors {
         grep { $_->[0] =~ /^access-control-/i } @{$r->{headers}};
 }
 
+# where a limit has refused, its headers are there besides
+
 sub actual {
-    my ($origin) = @_;
-    return "access-control-allow-origin: $origin\n$expose";
+    my ($origin, $limited) = @_;
+    return "access-control-allow-origin: $origin\n$expose"
+        . ($limited ? ', RateLimit, RateLimit-Policy' : '');
 }
 
 sub ask {
@@ -248,7 +251,8 @@ for (['POST', '/beacon', 'no JSON', 400, 'json-unexpected'],
     my $name = "$status of $method $uri";
     is($r->{status}, $status, $name);
     is(header($r, 'X-Umami-Reason'), $reason, "$name, reason");
-    is(cors($r), actual('https://example.com'), "$name, CORS");
+    is(cors($r), actual('https://example.com', $uri eq '/limit'),
+        "$name, CORS");
     is(scalar(grep { $_ eq 'Origin' } header($r, 'Vary')), 1, "$name, Vary");
 
     $r = ask($method, $uri, $body, Origin => undef);
@@ -357,7 +361,8 @@ for (['/to_text', 200, "sorry\n"], ['/to_other', 502, "sorry\n"],
     my $r = ask(POST => $uri, $beacon);
     is($r->{status}, $status, "error_page of $uri");
     is($r->{body}, $body, "error_page of $uri, its page") if $body;
-    is(cors($r), actual('https://example.com'), "error_page of $uri, CORS");
+    is(cors($r), actual('https://example.com', $uri eq '/to_named'),
+        "error_page of $uri, CORS");
     is(cors(ask(POST => $uri, $beacon, Origin => 'https://evil.example')),
         '', "error_page of $uri, foreign Origin");
 }

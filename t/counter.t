@@ -109,7 +109,7 @@ for (['9 for 3', 8, 3, 3], ['31 for 4', 30, 4, 7], ['2 for 5', 1, 5, 1],
 
     is(join(' ', map { $all->() } 0 .. $part), join(' ', (1) x $part, 0),
         "a bucket, $name: its part");
-    is((decide("?$tasks", $now, $key, @rule))[2], int($step / MS) + 1,
+    is((decide("?$tasks", $now, $key, @rule))[2], $step / MS,
         "a bucket, $name: told when");
     is((decide("+$tasks", $now + $step - 3, $key, @rule))[0], 0,
         "a bucket, $name: not sooner");
@@ -204,7 +204,8 @@ for (['20 in 1s', 20, 1, 5], ['500 in 1m', 500, 60, 40])
 # milliseconds it is allowed, but not earlier
 
 my %wrong = map { $_ => 0 } my @what = ('remaining is allowed', 'and no more',
-    'retry is enough', 'and not too much', 'retry of what is allowed');
+    'retry is enough', 'and not too much', 'then there is one more to be had',
+    'and there was none before');
 my ($refused, $exact) = (0, 0);
 
 for my $round (1 .. 60) {
@@ -230,11 +231,17 @@ for my $round (1 .. 60) {
             cost => $cost);
 
         if ($allowed) {
-            $wrong{$what[4]}++ if $retry;
             $wrong{$what[0]}++ if $left
                 && !(judge($now, $key, @rule, cost => $left))[0];
             $wrong{$what[1]}++
                 if (judge($now, $key, @rule, cost => $left + 1))[0];
+
+            my $then = $now + $retry * MS;
+            $wrong{$what[4]}++
+                if !(judge($then, $key, @rule, cost => $left + 1))[0];
+            $then -= 2 * MS + $grain * 2;
+            $wrong{$what[5]}++ if $then > $now
+                && (judge(int $then, $key, @rule, cost => $left + 1))[0];
             next;
         }
 
@@ -254,14 +261,32 @@ cmp_ok($refused, '>', 300, 'enough was refused');
 cmp_ok($exact, '>', 200, 'and told exactly');
 is($wrong{$_}, 0, $_) for @what;
 
-# a clock that is set back refills nothing, and costs nothing either
+# times are exact where they can be: a second is a second
+
+for (['bucket', bucket(30, 60, 0), 2000], ['burst', bucket(60, 60, 4), 1000],
+    ['fast', bucket(1000, 1, 0), 1], ['day', bucket(1, 86400, 0), 86400_000],
+    ['window', window(1, 10), 20_000])
+{
+    my ($name, @rule) = @$_;
+    my ($want, $key, $now) = (pop @rule, key(), START - START % (10 * S));
+
+    charge($now, $key, @rule) for 1 .. $rule[1];
+    is((judge($now, $key, @rule))[2], $want, "$name: told to the millisecond");
+    is((judge($now + $want * MS, $key, @rule))[0], 1, "$name: and it is true");
+    is((judge($now + ($want - 1) * MS, $key, @rule))[0], 0, "$name: not before")
+        if $name ne 'day';
+}
+
+# A clock that is set back refills nothing, and costs nothing either; if it is
+# set back further than a counter remembers, that is forgotten.
 
 for (['bucket', bucket(1, 1, 3)], ['window', window(4, 10)]) {
     my ($name, @rule) = @$_;
     my ($key, $now) = (key(), START - START % (10 * S));
 
     charge($now, $key, @rule) for 1 .. 2;
-    is((judge($now - 3600 * S, $key, @rule))[1], 1, "$name: set back");
+    is((judge($now - 60 * S, $key, @rule))[1], 1, "$name: set back");
+    is((judge($now - 3600 * S, $key, @rule))[1], 3, "$name: far back");
     is(join(' ', map { (charge($now - $_ * S, $key, @rule))[0] } 5, 7, 9),
         '1 1 0', "$name: no more meanwhile");
     cmp_ok((judge($now - 5 * S, $key, @rule))[2], '<=', 20_000,

@@ -265,7 +265,7 @@ for my $way (qw/ redis memory /) {
         my $retry = header($r, 'Retry-After') // '';
         like($retry, qr/^\d+$/, "$way: Retry-After");
         cmp_ok($retry || 0, '>', 3000, "$way: Retry-After of an hour");
-        cmp_ok($retry || 0, '<=', 3601, "$way: and not of more");
+        cmp_ok($retry || 0, '<=', 3601 + 360, "$way: and a tenth at most");
     }
 
     # several rules: what one refuses, the others do not count
@@ -273,10 +273,11 @@ for my $way (qw/ redis memory /) {
         is(sure($n, sub {
             my ($who, $from) = (@_, told($n, 'once'));
             return join ', ', times_of(6, $n, '/both', $who),
-                times_of(8, $n, '/wide', $who), diff($from, told($n, 'once')),
+                times_of(8, $n, '/wide', $who),
+                diff($from, told($n, 'once')) =~ s/ [456]\z/ some/r,
                 header(response(get($n, '/both', $who)), 'Retry-After') > 3000;
         }), '200 200 200 429 429 429, 200 200 200 200 200 200 200 429, '
-            . 'allowed 6, 1', "$way: several rules");
+            . 'allowed some, 1', "$way: several rules");
     }
 
     # a rule on trial
@@ -338,9 +339,8 @@ for my $way (qw/ redis memory /) {
     }
 }
 
-# Retry-After is true: after so many seconds it is allowed.  It is 3 where the
-# refusal comes within a millisecond of what it is refused for, since times are
-# rounded up.  Where the machine is so slow that the bucket refills between two
+# Retry-After is true: after so many seconds it is allowed.  It is 2, or one more
+# where chance says so.  Where the machine is so slow that the bucket refills between two
 # requests, they go on until one is refused.
 
 {
@@ -380,13 +380,13 @@ for my $way (qw/ redis memory /) {
 
     my $hash = substr hmac_sha256_hex("visitor 0 5 1 3600:$address", $secret),
         0, 32;
-    is(join(' ', @{$redis->cli('KEYS', 'umami:[^{]*')}), "umami:visitor:$hash",
-        'the key is a hash');
+    my $key = "umami:1:visitor:0.5.1.3600:{$hash}";
+    is(join(' ', @{$redis->cli('KEYS', 'umami:1:*')}), $key, 'the key is a hash');
 
-    my $value = $redis->cli('GET', "umami:visitor:$hash");
+    my $value = $redis->cli('GET', $key);
     like($value, qr/^1000000:0:\d+$/, 'the value is a counter');
 
-    my $ttl = $redis->cli('PTTL', "umami:visitor:$hash");
+    my $ttl = $redis->cli('PTTL', $key);
     cmp_ok($ttl, '>', 5 * 3600_000 - 120_000, 'it lives until it has refilled');
     cmp_ok($ttl, '<=', 5 * 3600_000 + 1000, 'and no longer');
 
@@ -397,7 +397,7 @@ for my $way (qw/ redis memory /) {
         beacon($t, '/api/batch', $address);
     });
 
-    my @keys = @{$redis->cli('KEYS', 'umami:[^{]*')};
+    my @keys = @{$redis->cli('KEYS', 'umami:1:*')};
     is(scalar @keys, 5, 'a key for each rule');
     is(scalar(grep { $redis->cli('PTTL', $_) > 0 } @keys), 5, 'all expire');
     is(scalar(grep { /192\.0\.2|$site/ } map { $_, $redis->cli('GET', $_) }
@@ -411,7 +411,7 @@ for my $way (qw/ redis memory /) {
         alone($t, $_, sub { get($t, '/both', visitor()) })
             for $t->worker_pids();
         $redis->cli('CONFIG', 'RESETSTAT');
-        times_of(10, $t, '/both', @_);
+        times_of(1, $t, '/both', visitor()) for 1 .. 10;
 
         my $stats = $redis->cli('INFO', 'commandstats');
         return join ' ', map { $stats =~ /cmdstat_$_:calls=(\d+)/ ? $1 : 0 }
@@ -588,7 +588,8 @@ sub metrics {
 sub told {
     my ($n, $rule) = @_;
     my %all = metrics($n);
-    return join ', ', map { /rule="$rule",verdict="(\w+)"/ && $all{$_}
+    return join ', ', map { /rule="$rule",verdict="((?!near|local)\w+)"/
+        && $all{$_}
         ? "$1 $all{$_}" : () } sort keys %all;
 }
 
@@ -606,8 +607,8 @@ sub asked {
     my $sum = 0;
 
     if ($n == $nginx{memory}) {
-        $sum += $all{$_} for grep { /^umami_limit_total/ && !/exempt/ }
-            keys %all;
+        $sum += $all{$_} for grep { /^umami_limit_total/
+            && !/exempt|near|local/ } keys %all;
         return $sum;
     }
 

@@ -249,8 +249,8 @@ for (
 # a key that is no string, or holds nonsense, is one visitor's trouble
 
 {
-    my $key = sub { 'umami:visitor:' . substr hmac_sha256_hex(
-        "visitor 0 5 1 3600:$_[0]", $secret), 0, 32 };
+    my $key = sub { 'umami:1:visitor:0.5.1.3600:{' . substr(hmac_sha256_hex(
+        "visitor 0 5 1 3600:$_[0]", $secret), 0, 32) . '}' };
     my ($list, $words) = (visitor(), visitor());
 
     well('before keys of other types');

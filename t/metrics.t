@@ -37,7 +37,7 @@ http {
     umami_upstream    http://%%UMAMI%%;
     umami_secret      0123456789abcdef;
     umami_client      header X-Client;
-    umami_limit_rule  client key=$umami_client rate=1r/d burst=4;
+    umami_limit_rule  client key=$umami_client$umami_website rate=1r/d burst=4;
     umami_limit_rule  dry    key=$umami_website rate=1r/d;
     umami_limit_rule  some   key=$http_x_key rate=1r/d;
 
@@ -53,6 +53,11 @@ http {
         location = /limited {
             umami_beacon;
             umami_limit client;
+            proxy_pass http://%%UMAMI%%/api/send;
+        }
+
+        location = /dry {
+            umami_beacon;
             umami_limit dry dry_run;
             umami_limit some;
             proxy_pass http://%%UMAMI%%/api/send;
@@ -248,6 +253,7 @@ sub some {
 
     my @status = map { send_one('/limited', $beacon, 'X-Client' => $address) }
         1 .. 12;
+    send_one('/dry', $beacon) for 1 .. 12;
     return join ' ', @status;
 }
 
@@ -256,7 +262,7 @@ sub some {
 
 my %adds = (
     'umami_errors_total{source="nginx",status="413"}' => 20,
-    'umami_beacons_total{user_agent="viewer"}' => 52,
+    'umami_beacons_total{user_agent="viewer"}' => 64,
     'umami_cors_total{outcome="absent"}' => 40,
     'umami_cors_total{outcome="matched"}' => 60,
     'umami_cors_total{outcome="refused"}' => 40,
@@ -265,17 +271,20 @@ my %adds = (
     'umami_refused_total{reason="json-truncated"}' => 20,
     'umami_refused_total{reason="method-not-allowed"}' => 20,
     'umami_refused_total{reason="rate-limited"}' => 7,
-    'umami_queue_total{outcome="passed"}' => 45,
+    'umami_queue_total{outcome="passed"}' => 57,
     'umami_limit_total{rule="client",verdict="allowed"}' => 5,
+    'umami_limit_total{rule="client",verdict="near"}' => 1,
     'umami_limit_total{rule="client",verdict="refused"}' => 7,
     'umami_limit_total{rule="dry",verdict="dry_run"}' => 11,
     'umami_limit_total{rule="dry",verdict="allowed"}' => 1,
+    'umami_limit_total{rule="dry",verdict="near"}' => 1,
     'umami_limit_total{rule="some",verdict="exempt"}' => 12,
 );
 
 my $limited = '200 200 200 200 200 429 429 429 429 429 429 429';
 my %later = (%adds, 'umami_limit_total{rule="dry",verdict="dry_run"}' => 12);
-delete $later{'umami_limit_total{rule="dry",verdict="allowed"}'};
+delete $later{"umami_limit_total{rule=\"dry\",verdict=\"$_\"}"}
+    for qw/ allowed near /;
 
 {
     my $from = metrics();
@@ -380,7 +389,7 @@ delete $later{'umami_limit_total{rule="dry",verdict="allowed"}'};
 {
     $t->write_file_expand('nginx.conf', $conf
         =~ s/umami_secret/umami_redis %%REDIS%%; umami_secret/r);
-    $redis->script([1, 3, 0, 1, 3, 0]);
+    $redis->script([1, 3, 0]);
     ok($t->reload(wait => 1), 'reload with Redis');
 
     # the first one of a worker may find no link yet

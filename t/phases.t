@@ -305,7 +305,8 @@ is(header($umami->last_request(), 'X-Forwarded-For'), '203.0.113.7',
 is_json(ask('/allow', $beacon, 'X-Forwarded-For' => '198.51.100.1'), 403,
     'forbidden', 'realip and deny');
 
-# our own steps, each before the next one, and the limit the last
+# our own steps, each before the next one, and the limit the last, but for those
+# who are known to be over it
 
 {
     my @good = ('X-Origin-Verify' => 'the-secret-of-the-edge');
@@ -318,7 +319,10 @@ is_json(ask('/allow', $beacon, 'X-Forwarded-For' => '198.51.100.1'), 403,
         ['json-unexpected', 'no JSON', @good],
         ['none', $beacon, @good],
         ['json-unexpected', 'no JSON', @good],
-        ['rate-limited', $beacon, @good])
+        ['rate-limited', $beacon, @good],
+        ['rate-limited', 'no JSON', @good],
+        ['client-refused', 'no JSON'],
+        ['origin-refused', 'no JSON', @evil, @good])
     {
         my ($reason, $body, @headers) = @$_;
         my $r = ask('/steps', $body, @headers);
@@ -358,8 +362,8 @@ is_json(ask('/allow', $beacon, 'X-Forwarded-For' => '198.51.100.1'), 403,
 
     is_json(ask('/mirror', $lying, @me), 429, 'rate-limited',
         'mirror, the second one');
-    is_json(ask('/mirror', 'no JSON', @me), 400, 'json-unexpected',
-        'mirror, a refused one');
+    is_json(ask('/mirror', 'no JSON', 'X-Forwarded-For' => $visitor . ++$n),
+        400, 'json-unexpected', 'mirror, a refused one');
     is(ask('/mirror', $lying, 'X-Forwarded-For' => $visitor . ++$n)->{status},
         200, 'mirror, another visitor');
     $mirror->wait_for_requests(2, '/mirrored');

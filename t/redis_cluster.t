@@ -90,7 +90,8 @@ ok(well('at the start'), 'Redis is used');
 
     is(join(' ', map { get("/few?k=spread$_") } (1 .. 40) x 7),
         join(' ', (200) x 200, (429) x 80), 'counted at the nodes');
-    is(join(' ', %{{diff(%before)}}), 'ok 280', 'and by nobody else');
+    # a second refusal of the same visitor is nobody's question
+    is(join(' ', %{{diff(%before)}}), 'ok 240', 'and by nobody else');
 
     my @size = map { $_->cli('DBSIZE') } @nodes;
     is(scalar(grep { $_ > 3 } @size), 3, "all nodes have counters: @size");
@@ -112,10 +113,10 @@ is(join(' ', map { owned($_) } @nodes), '1 1 1', 'of one client each');
     my %since = diff(%before);
     my @keys = map { my $n = $_; map { [$n, $_] }
         grep { /day|few|hit/ } @{$n->cli('KEYS', '*')} } @nodes;
-    my ($day) = grep { count(@$_) == 7 } grep { $_->[1] =~ /day/ } @keys;
+    my ($day) = grep { count(@$_) == 6 } grep { $_->[1] =~ /day/ } @keys;
 
-    cmp_ok($since{ok}, '>=', 7, 'several rules: asked by slots');
-    cmp_ok($since{ok}, '<=', 21, 'several rules: once each');
+    cmp_ok($since{ok}, '>', 6, 'several rules: asked by slots');
+    cmp_ok($since{ok}, '<=', 18, 'several rules: once each');
     ok($day, 'several rules: one is charged, whatever others say');
 }
 
