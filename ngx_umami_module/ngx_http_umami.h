@@ -199,22 +199,27 @@ typedef enum {
 } ngx_http_umami_limit_how_e;
 
 
-typedef struct ngx_http_umami_ctx_s  ngx_http_umami_ctx_t;
+typedef struct ngx_http_umami_ctx_s          ngx_http_umami_ctx_t;
+typedef struct ngx_http_umami_limit_group_s  ngx_http_umami_limit_group_t;
 
 
 /* one decision; lives in the request's pool, with the arrays behind it */
 
 typedef struct {
-    ngx_http_umami_ctx_t       *ctx;
-    ngx_array_t                *rules;      /* those of the location */
-    ngx_umami_redis_op_t       *op;         /* NULL: nothing is awaited */
-    ngx_msec_t                  time;       /* when it was asked */
-    ngx_flag_t                  asked;
+    ngx_http_umami_ctx_t          *ctx;
+    ngx_array_t                   *rules;      /* those of the location */
+    ngx_msec_t                     time;       /* when it was asked */
+    ngx_flag_t                     asked;
 
     /* of each rule that applies */
-    ngx_uint_t                  n;
-    ngx_umami_local_ask_t      *asks;
-    ngx_http_umami_limit_t    **limits;
+    ngx_uint_t                     n;
+    ngx_umami_local_ask_t         *asks;
+    ngx_http_umami_limit_t       **limits;
+
+    /* of the questions to Redis, one for each slot */
+    ngx_http_umami_limit_group_t  *groups;
+    ngx_uint_t                     ngroups;
+    ngx_uint_t                     awaited;    /* without an answer */
 } ngx_http_umami_limit_ctx_t;
 
 

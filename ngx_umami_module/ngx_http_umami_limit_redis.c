@@ -16,10 +16,18 @@
 #define NGX_HTTP_UMAMI_LIMIT_HEX   (NGX_UMAMI_LOCAL_KEY * 2)
 
 
+static ngx_int_t ngx_http_umami_limit_keys(ngx_http_request_t *r,
+    ngx_http_umami_limit_ctx_t *lctx, ngx_str_t *keys);
+static void ngx_http_umami_limit_groups(ngx_umami_redis_t *redis,
+    ngx_http_umami_limit_ctx_t *lctx, ngx_str_t *keys);
+static void ngx_http_umami_limit_ask(ngx_http_request_t *r,
+    ngx_http_umami_limit_group_t *group, ngx_str_t *keys);
 static void ngx_http_umami_limit_reply(void *data,
     ngx_umami_redis_reply_t *reply);
-static void ngx_http_umami_limit_failed(ngx_http_request_t *r,
-    ngx_http_umami_limit_ctx_t *lctx, ngx_umami_redis_reason_e reason);
+static void ngx_http_umami_limit_result(ngx_http_request_t *r,
+    ngx_umami_redis_reason_e reason);
+static void ngx_http_umami_limit_rest(ngx_http_request_t *r,
+    ngx_http_umami_limit_ctx_t *lctx);
 static ngx_uint_t ngx_http_umami_limit_on_error(
     ngx_http_umami_limit_ctx_t *lctx, ngx_uint_t *denied);
 static void ngx_http_umami_limit_share(ngx_http_request_t *r,
@@ -33,49 +41,163 @@ static ngx_str_t  ngx_http_umami_limit_flags[] = {
 };
 
 
+/* one command for each group, all in this turn of the event loop */
+
 ngx_int_t
 ngx_http_umami_limit_redis(ngx_http_request_t *r,
     ngx_http_umami_limit_ctx_t *lctx)
 {
+    ngx_str_t                   *keys;
+    ngx_uint_t                   i;
+    ngx_http_umami_main_conf_t  *umcf;
+
+    umcf = ngx_http_get_module_main_conf(r, ngx_umami_module);
+
+    keys = ngx_palloc(r->pool, lctx->n
+                               * (sizeof(ngx_str_t)
+                                  + sizeof(ngx_http_umami_limit_group_t)));
+
+    if (keys == NULL || ngx_http_umami_limit_keys(r, lctx, keys) != NGX_OK) {
+        ngx_http_umami_limit_result(r, NGX_UMAMI_REDIS_BUSY);
+        ngx_http_umami_limit_rest(r, lctx);
+        return NGX_OK;
+    }
+
+    lctx->groups = (ngx_http_umami_limit_group_t *) (keys + lctx->n);
+
+    ngx_http_umami_limit_groups(umcf->redis, lctx, keys);
+
+    for (i = 0; i < lctx->ngroups; i++) {
+        ngx_http_umami_limit_ask(r, &lctx->groups[i], keys);
+    }
+
+    if (lctx->awaited) {
+        return NGX_AGAIN;
+    }
+
+    ngx_http_umami_limit_rest(r, lctx);
+
+    return NGX_OK;
+}
+
+
+static ngx_int_t
+ngx_http_umami_limit_keys(ngx_http_request_t *r,
+    ngx_http_umami_limit_ctx_t *lctx, ngx_str_t *keys)
+{
+    u_char                 *p;
+    ngx_uint_t              i;
+    ngx_http_umami_rule_t  *lr;
+
+    for (i = 0; i < lctx->n; i++) {
+
+        lr = lctx->limits[i]->rule;
+
+        p = ngx_pnalloc(r->pool, lr->prefix.len + NGX_HTTP_UMAMI_LIMIT_HEX
+                                 + 1);
+        if (p == NULL) {
+            return NGX_ERROR;
+        }
+
+        keys[i].data = p;
+        p = ngx_cpymem(p, lr->prefix.data, lr->prefix.len);
+        p = ngx_hex_dump(p, lctx->asks[i].key, NGX_UMAMI_LOCAL_KEY);
+        *p++ = '}';
+        keys[i].len = p - keys[i].data;
+    }
+
+    return NGX_OK;
+}
+
+
+/* sorts the rules so that each group is a row of them */
+
+static void
+ngx_http_umami_limit_groups(ngx_umami_redis_t *redis,
+    ngx_http_umami_limit_ctx_t *lctx, ngx_str_t *keys)
+{
+    ngx_str_t                      key;
+    ngx_uint_t                     slots[NGX_HTTP_UMAMI_LIMIT_MAX_RULES];
+    ngx_uint_t                     i, j, slot;
+    ngx_umami_local_ask_t          ask;
+    ngx_http_umami_limit_t        *limit;
+    ngx_http_umami_limit_group_t  *group;
+
+    for (i = 0; i < lctx->n; i++) {
+
+        key = keys[i];
+        ask = lctx->asks[i];
+        limit = lctx->limits[i];
+        slot = ngx_umami_redis_slot(redis, &key);
+
+        for (j = i; j > 0 && slots[j - 1] > slot; j--) {
+            keys[j] = keys[j - 1];
+            lctx->asks[j] = lctx->asks[j - 1];
+            lctx->limits[j] = lctx->limits[j - 1];
+            slots[j] = slots[j - 1];
+        }
+
+        keys[j] = key;
+        lctx->asks[j] = ask;
+        lctx->limits[j] = limit;
+        slots[j] = slot;
+    }
+
+    group = NULL;
+
+    for (i = 0; i < lctx->n; i++) {
+
+        if (i == 0 || slots[i] != slots[i - 1]) {
+            group = &lctx->groups[lctx->ngroups++];
+
+            group->lctx = lctx;
+            group->op = NULL;
+            group->first = i;
+            group->n = 0;
+        }
+
+        group->n++;
+    }
+}
+
+
+static void
+ngx_http_umami_limit_ask(ngx_http_request_t *r,
+    ngx_http_umami_limit_group_t *group, ngx_str_t *keys)
+{
     u_char                            *p;
-    size_t                             len;
-    ngx_str_t                         *args, *arg, *key;
+    ngx_str_t                         *args, *arg;
     ngx_uint_t                         i, j;
     ngx_http_umami_rule_t             *lr;
     ngx_umami_redis_reason_e           reason;
+    ngx_http_umami_limit_ctx_t        *lctx;
     ngx_http_umami_main_conf_t        *umcf;
     ngx_http_umami_limit_main_conf_t  *ulmcf;
 
     umcf = ngx_http_get_module_main_conf(r, ngx_umami_module);
     ulmcf = ngx_http_get_module_main_conf(r, ngx_http_umami_limit_module);
 
-    len = lctx->n * ((1 + NGX_HTTP_UMAMI_LIMIT_ARGS) * sizeof(ngx_str_t)
-                     + NGX_HTTP_UMAMI_LIMIT_HEX + 1 + NGX_INT64_LEN);
+    lctx = group->lctx;
 
-    for (i = 0; i < lctx->n; i++) {
-        len += lctx->limits[i]->rule->prefix.len;
-    }
-
-    args = ngx_palloc(r->pool, len);
+    args = ngx_palloc(r->pool, group->n
+                               * ((1 + NGX_HTTP_UMAMI_LIMIT_ARGS)
+                                  * sizeof(ngx_str_t) + NGX_INT64_LEN));
     if (args == NULL) {
-        ngx_http_umami_limit_failed(r, lctx, NGX_UMAMI_REDIS_BUSY);
-        return NGX_OK;
+        ngx_http_umami_limit_result(r, NGX_UMAMI_REDIS_BUSY);
+        return;
     }
 
-    key = args;
-    arg = args + lctx->n;
-    p = (u_char *) (arg + lctx->n * NGX_HTTP_UMAMI_LIMIT_ARGS);
+    arg = args;
 
-    for (i = 0; i < lctx->n; i++) {
+    for (i = 0; i < group->n; i++) {
+        *arg++ = keys[group->first + i];
+    }
+
+    p = (u_char *) (arg + group->n * NGX_HTTP_UMAMI_LIMIT_ARGS);
+
+    for (i = group->first; i < group->first + group->n; i++) {
 
         lr = lctx->limits[i]->rule;
-
-        key->data = p;
-        p = ngx_cpymem(p, lr->prefix.data, lr->prefix.len);
-        p = ngx_hex_dump(p, lctx->asks[i].key, NGX_UMAMI_LOCAL_KEY);
-        *p++ = '}';
-        key->len = p - key->data;
-        key++;
 
         arg->data = p;
         p = ngx_sprintf(p, "%uL", lctx->asks[i].cost);
@@ -89,38 +211,41 @@ ngx_http_umami_limit_redis(ngx_http_request_t *r,
         *arg++ = ngx_http_umami_limit_flags[lctx->limits[i]->dry_run];
     }
 
-    lctx->op = ngx_umami_redis_eval(umcf->redis, ulmcf->script, lctx->n,
-                                    lctx->n * (1 + NGX_HTTP_UMAMI_LIMIT_ARGS),
-                                    args, ulmcf->timeout,
-                                    ngx_http_umami_limit_reply, lctx, &reason);
+    group->op = ngx_umami_redis_eval(umcf->redis, ulmcf->script, group->n,
+                                     arg - args, args, ulmcf->timeout,
+                                     ngx_http_umami_limit_reply, group,
+                                     &reason);
 
-    if (lctx->op == NULL) {
-        ngx_http_umami_limit_failed(r, lctx, reason);
-        return NGX_OK;
+    if (group->op == NULL) {
+        ngx_http_umami_limit_result(r, reason);
+        return;
     }
 
-    return NGX_AGAIN;
+    lctx->awaited++;
 }
 
 
 static void
 ngx_http_umami_limit_reply(void *data, ngx_umami_redis_reply_t *reply)
 {
-    ngx_http_umami_limit_ctx_t *lctx = data;
+    ngx_http_umami_limit_group_t *group = data;
 
-    int64_t                           *integers;
-    ngx_uint_t                         i;
-    ngx_http_request_t                *r;
-    ngx_umami_counter_verdict_t       *verdict;
-    ngx_http_umami_limit_main_conf_t  *ulmcf;
+    int64_t                      *integers;
+    ngx_uint_t                    i;
+    ngx_http_request_t           *r;
+    ngx_http_umami_limit_ctx_t   *lctx;
+    ngx_umami_counter_verdict_t  *verdict;
 
+    lctx = group->lctx;
     r = lctx->ctx->request;
-    lctx->op = NULL;
+    group->op = NULL;
+
+    ngx_http_umami_limit_result(r, reply->reason);
 
     if (reply->reason == NGX_UMAMI_REDIS_OK) {
         integers = reply->integers;
 
-        for (i = 0; i < lctx->n; i++) {
+        for (i = group->first; i < group->first + group->n; i++) {
             verdict = &lctx->asks[i].verdict;
 
             verdict->allowed = (*integers++ != 0);
@@ -129,31 +254,34 @@ ngx_http_umami_limit_reply(void *data, ngx_umami_redis_reply_t *reply)
 
             lctx->asks[i].how = NGX_HTTP_UMAMI_LIMIT_ASKED;
         }
-
-        ulmcf = ngx_http_get_module_main_conf(r, ngx_http_umami_limit_module);
-
-        ngx_http_umami_limit_count(r, ulmcf->redis);
-
-    } else {
-        ngx_http_umami_limit_failed(r, lctx, reply->reason);
     }
 
-    ngx_http_umami_resume(lctx->ctx);
+    if (--lctx->awaited == 0) {
+        ngx_http_umami_limit_rest(r, lctx);
+        ngx_http_umami_resume(lctx->ctx);
+    }
+}
+
+
+static void
+ngx_http_umami_limit_result(ngx_http_request_t *r,
+    ngx_umami_redis_reason_e reason)
+{
+    ngx_http_umami_limit_main_conf_t  *ulmcf;
+
+    ulmcf = ngx_http_get_module_main_conf(r, ngx_http_umami_limit_module);
+
+    ngx_http_umami_limit_count(r, ulmcf->redis + reason);
 }
 
 
 /* of the rules that Redis gave no verdict for, each does as it was told to */
 
 static void
-ngx_http_umami_limit_failed(ngx_http_request_t *r,
-    ngx_http_umami_limit_ctx_t *lctx, ngx_umami_redis_reason_e reason)
+ngx_http_umami_limit_rest(ngx_http_request_t *r,
+    ngx_http_umami_limit_ctx_t *lctx)
 {
-    ngx_uint_t                         n, denied;
-    ngx_http_umami_limit_main_conf_t  *ulmcf;
-
-    ulmcf = ngx_http_get_module_main_conf(r, ngx_http_umami_limit_module);
-
-    ngx_http_umami_limit_count(r, ulmcf->redis + reason);
+    ngx_uint_t  n, denied;
 
     n = ngx_http_umami_limit_on_error(lctx, &denied);
 
@@ -264,12 +392,18 @@ ngx_http_umami_limit_swap(ngx_http_umami_limit_ctx_t *lctx, ngx_uint_t i,
 void
 ngx_http_umami_limit_cleanup(ngx_http_umami_ctx_t *ctx)
 {
-    ngx_http_umami_limit_ctx_t  *lctx;
+    ngx_uint_t                     i;
+    ngx_http_umami_limit_ctx_t    *lctx;
+    ngx_http_umami_limit_group_t  *group;
 
     lctx = ctx->limit;
 
-    if (lctx && lctx->op) {
-        ngx_umami_redis_detach(lctx->op);
-        lctx->op = NULL;
+    for (i = 0; lctx && i < lctx->ngroups; i++) {
+        group = &lctx->groups[i];
+
+        if (group->op) {
+            ngx_umami_redis_detach(group->op);
+            group->op = NULL;
+        }
     }
 }

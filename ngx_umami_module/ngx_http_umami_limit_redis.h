@@ -31,6 +31,16 @@ typedef struct {
 } ngx_http_umami_limit_main_conf_t;
 
 
+/* those rules of a decision whose counters lie together, and are asked so */
+
+struct ngx_http_umami_limit_group_s {
+    ngx_http_umami_limit_ctx_t    *lctx;
+    ngx_umami_redis_op_t          *op;        /* NULL: nothing is awaited */
+    ngx_uint_t                     first;
+    ngx_uint_t                     n;
+};
+
+
 extern ngx_module_t  ngx_http_umami_limit_module;
 
 

@@ -14,6 +14,7 @@
 #define NGX_UMAMI_REDIS_MAX_PROBE  10000    /* ms */
 
 
+static ngx_int_t ngx_umami_redis_op_asking(ngx_umami_redis_t *redis);
 static ngx_uint_t ngx_umami_redis_op_argv(ngx_umami_redis_op_t *op,
     ngx_str_t *argv, u_char *nkeys);
 static void ngx_umami_redis_op_enqueue(ngx_umami_redis_op_t *op);
@@ -88,7 +89,9 @@ ngx_umami_redis_op(ngx_umami_redis_t *redis, ngx_umami_redis_command_e command)
     op->script = 0;
     op->nkeys = 0;
     op->nargs = 0;
+    op->hops = 0;
     op->greeting = 0;
+    op->asking = 0;
     op->probe = 0;
 
     return op;
@@ -163,6 +166,10 @@ ngx_umami_redis_op_send(ngx_umami_redis_op_t *op)
 
     redis = op->redis;
 
+    if (op->asking && ngx_umami_redis_op_asking(redis) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
     argc = ngx_umami_redis_op_argv(op, argv, nkeys);
 
     if (ngx_umami_resp_format(argv, argc, &command) != NGX_OK) {
@@ -186,6 +193,27 @@ ngx_umami_redis_op_send(ngx_umami_redis_op_t *op)
 
     if (redis->nsent++ == 0) {
         ngx_umami_redis_talk_watch(redis);
+    }
+
+    return NGX_OK;
+}
+
+
+/* lets a server that imports a slot take the command that follows */
+
+static ngx_int_t
+ngx_umami_redis_op_asking(ngx_umami_redis_t *redis)
+{
+    ngx_umami_redis_op_t  *op;
+
+    op = ngx_umami_redis_op(redis, NGX_UMAMI_REDIS_ASKING);
+    if (op == NULL) {
+        return NGX_ERROR;
+    }
+
+    if (ngx_umami_redis_op_send(op) != NGX_OK) {
+        ngx_umami_redis_op_recycle(op);
+        return NGX_ERROR;
     }
 
     return NGX_OK;
@@ -224,6 +252,11 @@ ngx_umami_redis_op_argv(ngx_umami_redis_op_t *op, ngx_str_t *argv,
 
         return 2;
 
+    case NGX_UMAMI_REDIS_ROLE:
+        ngx_str_set(&argv[0], "ROLE");
+
+        return 1;
+
     case NGX_UMAMI_REDIS_LOAD:
         ngx_str_set(&argv[0], "SCRIPT");
         ngx_str_set(&argv[1], "LOAD");
@@ -233,6 +266,24 @@ ngx_umami_redis_op_argv(ngx_umami_redis_op_t *op, ngx_str_t *argv,
 
     case NGX_UMAMI_REDIS_PING:
         ngx_str_set(&argv[0], "PING");
+
+        return 1;
+
+    case NGX_UMAMI_REDIS_SLOTS:
+        ngx_str_set(&argv[0], "CLUSTER");
+        ngx_str_set(&argv[1], "SLOTS");
+
+        return 2;
+
+    case NGX_UMAMI_REDIS_PRIMARY:
+        ngx_str_set(&argv[0], "SENTINEL");
+        ngx_str_set(&argv[1], "GET-MASTER-ADDR-BY-NAME");
+        argv[2] = redis->primary;
+
+        return 3;
+
+    case NGX_UMAMI_REDIS_ASKING:
+        ngx_str_set(&argv[0], "ASKING");
 
         return 1;
 
@@ -354,6 +405,28 @@ ngx_umami_redis_op_take(ngx_umami_redis_op_t *op)
     }
 
     op->place = NGX_UMAMI_REDIS_NOWHERE;
+}
+
+
+/* one that is in no queue: it is another server's, and waits as before */
+
+void
+ngx_umami_redis_op_rehome(ngx_umami_redis_op_t *op, ngx_umami_redis_t *redis)
+{
+    void                *data;
+    ngx_msec_int_t       rest;
+    ngx_umami_redis_pt   handler;
+
+    handler = op->handler;
+    data = op->data;
+
+    ngx_umami_redis_op_unwait(op);
+
+    op->redis = redis;
+
+    rest = (ngx_msec_int_t) (op->deadline - ngx_current_msec);
+
+    ngx_umami_redis_op_wait(op, (ngx_msec_t) ngx_max(rest, 1), handler, data);
 }
 
 

@@ -30,9 +30,11 @@ static ngx_int_t ngx_umami_redis_greet(ngx_umami_redis_t *redis,
 static void ngx_umami_redis_ready(ngx_umami_redis_t *redis);
 static void ngx_umami_redis_answer(ngx_umami_redis_op_t *op,
     ngx_umami_resp_reply_t *answer);
+static void ngx_umami_redis_greeted(ngx_umami_redis_op_t *op);
+static ngx_int_t ngx_umami_redis_is_primary(ngx_umami_resp_reply_t *answer);
 static void ngx_umami_redis_error(ngx_umami_redis_op_t *op,
     ngx_umami_resp_reply_t *answer);
-static ngx_umami_redis_error_t *ngx_umami_redis_lookup(ngx_str_t *text);
+static ngx_umami_redis_error_t *ngx_umami_redis_lookup(ngx_str_t *reply);
 static ngx_int_t ngx_umami_redis_again(ngx_umami_redis_op_t *op);
 static ngx_int_t ngx_umami_redis_expected(ngx_umami_redis_op_t *op,
     ngx_umami_resp_reply_t *answer);
@@ -93,6 +95,10 @@ ngx_umami_redis_talk_open(void *data)
 
     if (rc == NGX_OK && redis->database.len) {
         rc = ngx_umami_redis_greet(redis, NGX_UMAMI_REDIS_SELECT, 0);
+    }
+
+    if (rc == NGX_OK && redis->sentinel) {
+        rc = ngx_umami_redis_greet(redis, NGX_UMAMI_REDIS_ROLE, 0);
     }
 
     for (i = 0; rc == NGX_OK && i < redis->scripts.nelts; i++) {
@@ -304,26 +310,61 @@ ngx_umami_redis_answer(ngx_umami_redis_op_t *op,
         return;
     }
 
+    if (op->command == NGX_UMAMI_REDIS_ROLE
+        && ngx_umami_redis_is_primary(answer) != NGX_OK)
+    {
+        ngx_umami_redis_give_up(redis, NGX_UMAMI_REDIS_REFUSED,
+                                "it is not the primary");
+        return;
+    }
+
     if (ngx_umami_redis_expected(op, answer) != NGX_OK) {
         ngx_umami_redis_give_up(redis, NGX_UMAMI_REDIS_PROTOCOL,
                                 "it sent a reply of another kind");
         return;
     }
 
-    ngx_umami_redis_op_take(op);
-
     if (!op->greeting) {
+        ngx_umami_redis_op_take(op);
         ngx_umami_link_good(&redis->link);
 
         ngx_umami_redis_done(op, NGX_UMAMI_REDIS_OK, answer);
         return;
     }
 
+    ngx_umami_redis_greeted(op);
+}
+
+
+static void
+ngx_umami_redis_greeted(ngx_umami_redis_op_t *op)
+{
+    ngx_umami_redis_t  *redis;
+
+    redis = op->redis;
+
+    ngx_umami_redis_op_take(op);
     ngx_umami_redis_op_recycle(op);
 
     if (--redis->greeting == 0) {
         ngx_umami_redis_ready(redis);
     }
+}
+
+
+static ngx_int_t
+ngx_umami_redis_is_primary(ngx_umami_resp_reply_t *answer)
+{
+    ngx_umami_resp_item_t  *role;
+    ngx_umami_resp_walk_t   walk;
+
+    ngx_umami_resp_walk(&walk, answer);
+
+    role = ngx_umami_resp_item(&walk);
+
+    return (role && role->text.len == sizeof("master") - 1
+            && ngx_strncmp(role->text.data, "master", role->text.len) == 0)
+           ? NGX_OK : NGX_DECLINED;
 }
 
 
@@ -349,8 +390,18 @@ ngx_umami_redis_expected(ngx_umami_redis_op_t *op,
         ngx_str_set(&text, "PONG");
         break;
 
+    case NGX_UMAMI_REDIS_ROLE:
+    case NGX_UMAMI_REDIS_SLOTS:
+        return (answer->type == NGX_UMAMI_RESP_ARRAY) ? NGX_OK : NGX_DECLINED;
+
+    case NGX_UMAMI_REDIS_PRIMARY:
+        return (answer->type == NGX_UMAMI_RESP_ARRAY
+                || answer->type == NGX_UMAMI_RESP_NIL)
+               ? NGX_OK : NGX_DECLINED;
+
     case NGX_UMAMI_REDIS_AUTH:
     case NGX_UMAMI_REDIS_SELECT:
+    case NGX_UMAMI_REDIS_ASKING:
         type = NGX_UMAMI_RESP_STATUS;
         ngx_str_set(&text, "OK");
         break;
@@ -392,6 +443,18 @@ ngx_umami_redis_error(ngx_umami_redis_op_t *op, ngx_umami_resp_reply_t *answer)
         return;
     }
 
+    if (redis->refused && redis->refused(op, &answer->text) == NGX_OK) {
+        return;
+    }
+
+    if (op->command == NGX_UMAMI_REDIS_ROLE) {
+
+        /* an old server, or a user who may not: a READONLY will tell */
+
+        ngx_umami_redis_greeted(op);
+        return;
+    }
+
     text.data = answer->text.data;
     text.len = ngx_min(answer->text.len, NGX_UMAMI_REDIS_QUOTE);
 
@@ -424,9 +487,23 @@ ngx_umami_redis_error(ngx_umami_redis_op_t *op, ngx_umami_resp_reply_t *answer)
 
 
 static ngx_umami_redis_error_t *
-ngx_umami_redis_lookup(ngx_str_t *text)
+ngx_umami_redis_lookup(ngx_str_t *reply)
 {
+    u_char                   *p;
+    ngx_str_t                 all, *text;
     ngx_umami_redis_error_t  *error;
+
+    all = *reply;
+    text = &all;
+
+    /* before 7.0: "ERR Error running script (call to f_...): ...: -READONLY" */
+
+    p = ngx_strnstr(all.data, ": -", all.len);
+
+    if (p && ngx_strncmp(all.data, "ERR ", 4) == 0) {
+        all.len -= p + 3 - all.data;
+        all.data = p + 3;
+    }
 
     for (error = ngx_umami_redis_errors; error->name.len; error++) {
 
@@ -506,6 +583,7 @@ ngx_umami_redis_done(ngx_umami_redis_op_t *op, ngx_umami_redis_reason_e reason,
         reply.integers = answer->integers;
         reply.nintegers = answer->nintegers;
         reply.text = answer->text;
+        reply.answer = answer;
     }
 
     ngx_umami_redis_op_tell(op, &reply);
@@ -555,6 +633,10 @@ ngx_umami_redis_talk_lost(void *data)
 
     for (i = 0; i < redis->scripts.nelts; i++) {
         script[i].loading = 0;
+    }
+
+    if (redis->lost) {
+        redis->lost(redis);
     }
 
     ngx_umami_redis_op_fail(redis, reason);

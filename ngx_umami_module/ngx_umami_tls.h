@@ -31,6 +31,12 @@ ngx_umami_tls_t *ngx_umami_tls_create(ngx_conf_t *cf, ngx_str_t *host,
     ngx_str_t *ca, ngx_flag_t verify, char **err);
 
 /*
+ * Worker only: the same for another host, NUL-terminated, which has to live as
+ * long; for ngx_free().
+ */
+ngx_umami_tls_t *ngx_umami_tls_clone(ngx_umami_tls_t *tls, ngx_str_t *host);
+
+/*
  * Who we are, for a server that asks: files of a certificate and of its key,
  * NUL-terminated.  The key may not be encrypted.  NULL, or what is wrong.
  */

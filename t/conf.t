@@ -154,7 +154,12 @@ good(http => "umami_redis $_;") for qw{
     redis://127.0.0.1 redis://127.0.0.1:6379/0 redis://:pass@127.0.0.1/15
     redis://user:p%40ss@[::1]:6380 redis://localhost?db=3
     rediss://127.0.0.1 rediss://127.0.0.1?verify=off unix:/run/redis.sock
-    rediss://127.0.0.1/2?servername=cache.internal&verify=on };
+    rediss://127.0.0.1/2?servername=cache.internal&verify=on
+    redis://u:p@127.0.0.1/0?cluster=on rediss://127.0.0.1:7000?cluster=on
+    redis://127.0.0.1/3?cluster=off redis+sentinel://127.0.0.1/counters
+    rediss+sentinel://u:p@127.0.0.1/counters?db=2&verify=off
+    redis+sentinel://127.0.0.1/c%20d?sentinel_password=p%40s&sentinel_user=u },
+    'redis+sentinel://:p@127.0.0.1:26379,[::1],localhost:26380/counters/2';
 
 for (['127.0.0.1', 'has no scheme'],
     ['http://127.0.0.1', 'has an unknown scheme'],
@@ -166,12 +171,37 @@ for (['127.0.0.1', 'has no scheme'],
     ['redis://me@127.0.0.1', 'names a user without a password'],
     ['redis://127.0.0.1?verify=off', 'has an invalid parameter "verify"'],
     ['redis://:pass-word?x@127.0.0.1', 'has a "?" before an "@"'],
-    ['redis://:pass-word@a,b', 'names several hosts'])
+    ['redis://:pass-word@a,b', 'names several hosts'],
+    ['redis://127.0.0.1/1?cluster=on', 'has "cluster=on" and a database, a '
+        . 'cluster has none but 0'],
+    ['unix:/run/redis.sock?cluster=on', 'has "cluster=on" and a socket'],
+    ['redis://127.0.0.1?cluster=yes', 'has an invalid parameter "cluster"'],
+    ['redis://127.0.0.1?sentinel_password=pass-word',
+        'has an invalid parameter "sentinel_password"'],
+    ['redis+sentinel:127.0.0.1/c', 'has no "//" before its hosts'],
+    ['redis+sentinel://127.0.0.1', 'has no name of a primary after its '
+        . 'sentinels'],
+    ['redis+sentinel://127.0.0.1//0', 'has no name of a primary'],
+    ['redis+sentinel://127.0.0.1/c/x', 'has a database that is not a number'],
+    ['redis+sentinel://a,/c', 'has no host'],
+    ['redis+sentinel://127.0.0.1:0/c', 'has an invalid port'],
+    ['redis+sentinel://a,%2Frun/c', 'has an invalid host'],
+    ['redis+sentinel://' . join(',', ('127.0.0.1') x 17) . '/c',
+        'names more than 16 sentinels'],
+    ['redis+sentinel://127.0.0.1/c?cluster=on', 'has "cluster=on" and '
+        . 'sentinels, a cluster has none'],
+    ['redis+sentinel://127.0.0.1/c?sentinel_user=u',
+        'has a "sentinel_user" without a "sentinel_password"'],
+    ['redis+sentinel://127.0.0.1/c?sentinel_password=pass-word@x',
+        'has a "?" before an "@"'],
+    ['http+sentinel://127.0.0.1/c', 'has an unknown scheme'],
+    ['unix+sentinel://127.0.0.1/c', 'has an unknown scheme'])
 {
     my ($url, $why) = @$_;
     bad(http => "umami_redis $url;", "the URL in \"umami_redis\" ...$why"
         . '..., write it as "redis://user:password@host:6379/0", '
-        . '"rediss://..." or "unix:/path"');
+        . '"rediss://...", "unix:/path" or '
+        . '"redis+sentinel://host,host,host/primary"');
 }
 
 bad(http => 'umami_redis redis://127.0.0.1; umami_redis redis://127.0.0.1;',
@@ -228,6 +258,8 @@ bad(http => 'umami_postgres postgres://u@[::1]/a;' x 2,
 
 for (['umami_upstream', 'http://umami.internal:3000'],
     ['umami_redis', 'redis://cache.internal'],
+    ['umami_redis', 'redis://cache.internal?cluster=on'],
+    ['umami_redis', 'redis+sentinel://127.0.0.1,s2.internal/counters'],
     ['umami_postgres', 'postgresql://u:p@db.internal/umami'])
 {
     my ($name, $url) = @$_;

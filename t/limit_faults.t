@@ -109,6 +109,9 @@ for (
         qw/ EVAL EVALSHA /), 'protocol connect', 1],
     [loading => mode('loading'), 'loading', 0],
     [oom => mode('oom'), 'refused', 0],
+    ['read-only before 7.0' => mode({ reply => '-ERR Error running script (call '
+        . "to f_0): \@user_script:55: -READONLY You can't write.\r\n" },
+        qw/ EVAL EVALSHA /), 'refused connect', 1],
     [readonly => mode('readonly'), 'refused', 1],
     [noauth => mode('noauth'), 'refused', 0],
     [wrongtype => mode('wrongtype', qw/ EVAL EVALSHA /), 'refused', 0],
