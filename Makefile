@@ -5,7 +5,8 @@ JOBS ?= 2
 PROVE = prove -It/lib -j$(JOBS) --timer
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test test-asan test-static check fuzz bench clean
+.PHONY: help build run test test-asan test-static check fuzz bench accuracy \
+    clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' \
@@ -42,6 +43,12 @@ bench: ## speed next to plain nginx on this machine
 	@t/tools/need build test bench
 	@t/tools/build dynamic build
 	@t/bench/bench
+	@t/bench/limit
+
+accuracy: ## how exactly two gateways with one Redis keep a limit, as a table
+	@t/tools/need build test
+	@t/tools/build dynamic build
+	@t/bench/accuracy
 
 clean: ## remove what was built here (the cache outside the clone stays)
 	rm -rf build

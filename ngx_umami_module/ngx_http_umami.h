@@ -66,6 +66,8 @@ typedef struct {
     ngx_umami_hmac_t           *hmac;
     ngx_umami_hmac_t           *daily;
 
+    ngx_msec_t                  limit_timeout;  /* of a question to Redis */
+
     /* beacons by whose User-Agent they have, and by whether they are proven */
     ngx_umami_health_beacons_t  agents;
     ngx_umami_health_beacons_t  edge;
@@ -153,7 +155,6 @@ typedef struct {
     ngx_uint_t                  status;     /* of a refusal */
     ngx_uint_t                  on_error;   /* ngx_umami_rule_on_error_e */
     ngx_flag_t                  dry_run;
-    ngx_flag_t                  lease;
     ngx_flag_t                  early;      /* key and cost need no body */
 
     ngx_str_t                   prefix;     /* of the key in Redis */
@@ -202,32 +203,33 @@ typedef enum {
 } ngx_http_umami_limit_how_e;
 
 
-/* how long a request waits for Redis, milliseconds */
-#define NGX_HTTP_UMAMI_LIMIT_BUDGET  5
-
-
-typedef struct ngx_http_umami_ctx_s  ngx_http_umami_ctx_t;
+typedef struct ngx_http_umami_ctx_s          ngx_http_umami_ctx_t;
+typedef struct ngx_http_umami_limit_group_s  ngx_http_umami_limit_group_t;
 
 
 /* one decision; lives in the request's pool, with the arrays behind it */
 
 typedef struct {
-    ngx_http_umami_ctx_t       *ctx;
-    ngx_array_t                *rules;      /* those of the location */
-    ngx_umami_redis_op_t       *op;         /* NULL: nothing is awaited */
-    ngx_msec_t                  time;       /* when it was asked */
-    ngx_flag_t                  asked;
+    ngx_http_umami_ctx_t          *ctx;
+    ngx_array_t                   *rules;      /* those of the location */
+    ngx_msec_t                     time;       /* when it was asked */
+    ngx_flag_t                     asked;
 
     /* of each rule that applies */
-    ngx_uint_t                  n;
-    ngx_umami_local_ask_t      *asks;
-    ngx_http_umami_limit_t    **limits;
+    ngx_uint_t                     n;
+    ngx_umami_local_ask_t         *asks;
+    ngx_http_umami_limit_t       **limits;
 
     /* lease */
-    ngx_uint_t                  leased;     /* set aside behind these */
-    ngx_uint_t                  waits;
-    ngx_umami_redis_reason_e    reason;
-    ngx_umami_lease_wait_t      wait;
+    ngx_uint_t                     leased;     /* set aside behind these */
+    ngx_uint_t                     waits;
+    ngx_umami_redis_reason_e       reason;
+    ngx_umami_lease_wait_t         wait;
+
+    /* of the questions to Redis, one for each slot */
+    ngx_http_umami_limit_group_t  *groups;
+    ngx_uint_t                     ngroups;
+    ngx_uint_t                     awaited;    /* without an answer */
 } ngx_http_umami_limit_ctx_t;
 
 

@@ -212,7 +212,7 @@ ngx_http_umami_lease_init(ngx_conf_t *cf)
     }
 
     ulmcf->lease = ngx_umami_lease_create(cf, umcf->redis, umcf->stats,
-                                          NGX_HTTP_UMAMI_LIMIT_BUDGET);
+                                          umcf->limit_timeout);
 
     return ulmcf->lease ? NGX_OK : NGX_ERROR;
 }

@@ -7,23 +7,15 @@
 #include <ngx_config.h>
 #include <ngx_core.h>
 #include <ngx_http.h>
-#include "ngx_http_umami.h"
+#include "ngx_http_umami_limit_redis.h"
 
 
-/* in one location: what one command to Redis holds */
-#define NGX_HTTP_UMAMI_LIMIT_MAX_RULES 16
+/* how long a request waits for Redis, milliseconds */
+#define NGX_HTTP_UMAMI_LIMIT_TIMEOUT      5
+#define NGX_HTTP_UMAMI_LIMIT_MAX_TIMEOUT  1000
 
-/* arguments of a key in ngx_umami_counter_lua */
-#define NGX_HTTP_UMAMI_LIMIT_ARGS      6
-
-#define NGX_HTTP_UMAMI_LIMIT_HEX       (NGX_UMAMI_LOCAL_KEY * 2)
-
-
-typedef struct {
-    ngx_uint_t                     script;
-    ngx_uint_t                     redis;     /* the first of the reasons' */
-    ngx_uint_t                     forgotten;
-} ngx_http_umami_limit_main_conf_t;
+/* what ngx_umami_counter_lua returns for a key */
+#define NGX_HTTP_UMAMI_LIMIT_INTEGERS     3
 
 
 typedef struct {
@@ -34,23 +26,10 @@ typedef struct {
 
 static ngx_int_t ngx_http_umami_limit_collect(ngx_http_request_t *r,
     ngx_http_umami_limit_ctx_t *lctx, ngx_flag_t early);
-static ngx_int_t ngx_http_umami_limit_ask(ngx_http_request_t *r,
+static ngx_int_t ngx_http_umami_limit_decide(ngx_http_request_t *r,
     ngx_http_umami_limit_ctx_t *lctx);
-static ngx_int_t ngx_http_umami_limit_done(ngx_http_request_t *r,
+static ngx_int_t ngx_http_umami_limit_judge(ngx_http_request_t *r,
     ngx_http_umami_limit_ctx_t *lctx);
-static ngx_int_t ngx_http_umami_limit_redis(ngx_http_request_t *r,
-    ngx_http_umami_limit_ctx_t *lctx);
-static void ngx_http_umami_limit_reply(void *data,
-    ngx_umami_redis_reply_t *reply);
-static void ngx_http_umami_limit_failed(ngx_http_request_t *r,
-    ngx_http_umami_limit_ctx_t *lctx, ngx_umami_redis_reason_e reason);
-static ngx_uint_t ngx_http_umami_limit_on_error(
-    ngx_http_umami_limit_ctx_t *lctx, ngx_uint_t *denied);
-static void ngx_http_umami_limit_swap(ngx_http_umami_limit_ctx_t *lctx,
-    ngx_uint_t i, ngx_uint_t j);
-static void ngx_http_umami_limit_local(ngx_http_request_t *r,
-    ngx_http_umami_limit_ctx_t *lctx, ngx_uint_t n, ngx_uint_t how);
-static void ngx_http_umami_limit_count(ngx_http_request_t *r, ngx_uint_t i);
 
 static ngx_int_t ngx_http_umami_limit_add_counters(ngx_conf_t *cf);
 static void *ngx_http_umami_limit_create_main_conf(ngx_conf_t *cf);
@@ -61,7 +40,10 @@ static char *ngx_http_umami_limit_rules(ngx_conf_t *cf,
     ngx_http_umami_limit_loc_conf_t *ullcf);
 static char *ngx_http_umami_limit(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
+static char *ngx_http_umami_limit_timeout(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
 static ngx_int_t ngx_http_umami_limit_init(ngx_conf_t *cf);
+static ngx_int_t ngx_http_umami_limit_init_worker(ngx_cycle_t *cycle);
 
 
 static ngx_umami_stats_family_t  ngx_http_umami_limit_redis_family = {
@@ -77,17 +59,19 @@ static ngx_umami_stats_family_t  ngx_http_umami_limit_forgotten_family = {
 };
 
 
-static ngx_str_t  ngx_http_umami_limit_flags[] = {
-    ngx_string("0"), ngx_string("1")
-};
-
-
 static ngx_command_t  ngx_http_umami_limit_commands[] = {
 
     { ngx_string("umami_limit"),
       NGX_HTTP_LOC_CONF|NGX_CONF_TAKE12,
       ngx_http_umami_limit,
       NGX_HTTP_LOC_CONF_OFFSET,
+      0,
+      NULL },
+
+    { ngx_string("umami_limit_timeout"),
+      NGX_HTTP_MAIN_CONF|NGX_CONF_TAKE1,
+      ngx_http_umami_limit_timeout,
+      NGX_HTTP_MAIN_CONF_OFFSET,
       0,
       NULL },
 
@@ -124,7 +108,7 @@ ngx_module_t  ngx_http_umami_limit_module = {
     NGX_HTTP_MODULE,                       /* module type */
     NULL,                                  /* init master */
     NULL,                                  /* init module */
-    NULL,                                  /* init process */
+    ngx_http_umami_limit_init_worker,      /* init process */
     NULL,                                  /* init thread */
     NULL,                                  /* exit thread */
     NULL,                                  /* exit process */
@@ -145,7 +129,7 @@ ngx_http_umami_limit_step(ngx_http_request_t *r, ngx_http_umami_ctx_t *ctx)
     }
 
     if (lctx->asked || lctx->waits) {
-        return ngx_http_umami_limit_done(r, lctx);
+        return ngx_http_umami_limit_decide(r, lctx);
     }
 
     if (ngx_http_umami_limit_collect(r, lctx, 0) != NGX_OK) {
@@ -166,19 +150,19 @@ ngx_http_umami_limit_step(ngx_http_request_t *r, ngx_http_umami_ctx_t *ctx)
         return ngx_http_umami_verdict(r, lctx);
     }
 
-    return ngx_http_umami_limit_done(r, lctx);
+    return ngx_http_umami_limit_decide(r, lctx);
 }
 
 
-/* asks, unless that is over, and judges */
+/* goes on where it was suspended: with leases, with Redis, or at the end */
 
 static ngx_int_t
-ngx_http_umami_limit_done(ngx_http_request_t *r,
+ngx_http_umami_limit_decide(ngx_http_request_t *r,
     ngx_http_umami_limit_ctx_t *lctx)
 {
     ngx_int_t  rc;
 
-    if (!lctx->asked && ngx_http_umami_limit_ask(r, lctx) == NGX_AGAIN) {
+    if (!lctx->asked && ngx_http_umami_limit_judge(r, lctx) == NGX_AGAIN) {
         return ngx_http_umami_suspend(lctx->ctx);
     }
 
@@ -194,7 +178,7 @@ ngx_http_umami_limit_done(ngx_http_request_t *r,
 
 
 static ngx_int_t
-ngx_http_umami_limit_ask(ngx_http_request_t *r,
+ngx_http_umami_limit_judge(ngx_http_request_t *r,
     ngx_http_umami_limit_ctx_t *lctx)
 {
     ngx_int_t                    rc;
@@ -215,17 +199,11 @@ ngx_http_umami_limit_ask(ngx_http_request_t *r,
         return NGX_OK;
     }
 
-    if (umcf->redis && lctx->reason == NGX_UMAMI_REDIS_OK) {
+    if (umcf->redis) {
         return ngx_http_umami_limit_redis(r, lctx);
     }
 
-    if (umcf->redis) {
-        ngx_http_umami_limit_failed(r, lctx, lctx->reason);
-
-    } else {
-        ngx_http_umami_limit_local(r, lctx, lctx->n,
-                                   NGX_HTTP_UMAMI_LIMIT_ASKED);
-    }
+    ngx_http_umami_limit_local(r, lctx, lctx->n, NGX_HTTP_UMAMI_LIMIT_ASKED);
 
     return NGX_OK;
 }
@@ -325,205 +303,7 @@ ngx_http_umami_limit_collect(ngx_http_request_t *r,
 }
 
 
-static ngx_int_t
-ngx_http_umami_limit_redis(ngx_http_request_t *r,
-    ngx_http_umami_limit_ctx_t *lctx)
-{
-    u_char                            *p;
-    size_t                             len;
-    ngx_str_t                         *args, *arg, *key;
-    ngx_uint_t                         i, j;
-    ngx_http_umami_rule_t             *lr;
-    ngx_umami_redis_reason_e           reason;
-    ngx_http_umami_main_conf_t        *umcf;
-    ngx_http_umami_limit_main_conf_t  *ulmcf;
-
-    umcf = ngx_http_get_module_main_conf(r, ngx_umami_module);
-    ulmcf = ngx_http_get_module_main_conf(r, ngx_http_umami_limit_module);
-
-    len = lctx->n * ((1 + NGX_HTTP_UMAMI_LIMIT_ARGS) * sizeof(ngx_str_t)
-                     + NGX_HTTP_UMAMI_LIMIT_HEX + 1 + NGX_INT64_LEN);
-
-    for (i = 0; i < lctx->n; i++) {
-        len += lctx->limits[i]->rule->prefix.len;
-    }
-
-    args = ngx_palloc(r->pool, len);
-    if (args == NULL) {
-        ngx_http_umami_limit_failed(r, lctx, NGX_UMAMI_REDIS_BUSY);
-        return NGX_OK;
-    }
-
-    key = args;
-    arg = args + lctx->n;
-    p = (u_char *) (arg + lctx->n * NGX_HTTP_UMAMI_LIMIT_ARGS);
-
-    for (i = 0; i < lctx->n; i++) {
-
-        lr = lctx->limits[i]->rule;
-
-        key->data = p;
-        p = ngx_cpymem(p, lr->prefix.data, lr->prefix.len);
-        p = ngx_hex_dump(p, lctx->asks[i].key, NGX_UMAMI_LOCAL_KEY);
-        *p++ = '}';
-        key->len = p - key->data;
-        key++;
-
-        arg->data = p;
-        p = ngx_sprintf(p, "%uL", lctx->asks[i].cost);
-        arg->len = p - arg->data;
-        arg++;
-
-        for (j = 0; j < 4; j++) {
-            *arg++ = lr->args[j];
-        }
-
-        *arg++ = ngx_http_umami_limit_flags[lctx->limits[i]->dry_run];
-    }
-
-    lctx->op = ngx_umami_redis_eval(umcf->redis, ulmcf->script, lctx->n,
-                                    lctx->n * (1 + NGX_HTTP_UMAMI_LIMIT_ARGS),
-                                    args, NGX_HTTP_UMAMI_LIMIT_BUDGET,
-                                    ngx_http_umami_limit_reply, lctx, &reason);
-
-    if (lctx->op == NULL) {
-        ngx_http_umami_limit_failed(r, lctx, reason);
-        return NGX_OK;
-    }
-
-    return NGX_AGAIN;
-}
-
-
-static void
-ngx_http_umami_limit_reply(void *data, ngx_umami_redis_reply_t *reply)
-{
-    ngx_http_umami_limit_ctx_t *lctx = data;
-
-    int64_t                           *integers;
-    ngx_uint_t                         i;
-    ngx_http_request_t                *r;
-    ngx_umami_counter_verdict_t       *verdict;
-    ngx_http_umami_limit_main_conf_t  *ulmcf;
-
-    r = lctx->ctx->request;
-    lctx->op = NULL;
-
-    if (reply->reason == NGX_UMAMI_REDIS_OK
-        && reply->nintegers == lctx->n * 3)
-    {
-        integers = reply->integers;
-
-        for (i = 0; i < lctx->n; i++) {
-            verdict = &lctx->asks[i].verdict;
-
-            verdict->allowed = (*integers++ != 0);
-            verdict->remaining = *integers++;
-            verdict->retry = *integers++;
-
-            lctx->asks[i].how = NGX_HTTP_UMAMI_LIMIT_ASKED;
-        }
-
-        ulmcf = ngx_http_get_module_main_conf(r, ngx_http_umami_limit_module);
-
-        ngx_http_umami_limit_count(r, ulmcf->redis);
-
-    } else {
-        ngx_http_umami_limit_failed(r, lctx,
-                                    reply->reason ? reply->reason
-                                                  : NGX_UMAMI_REDIS_PROTOCOL);
-    }
-
-    ngx_http_umami_resume(lctx->ctx);
-}
-
-
-/* of the rules that Redis gave no verdict for, each does as it was told to */
-
-static void
-ngx_http_umami_limit_failed(ngx_http_request_t *r,
-    ngx_http_umami_limit_ctx_t *lctx, ngx_umami_redis_reason_e reason)
-{
-    ngx_uint_t                         n, denied;
-    ngx_http_umami_limit_main_conf_t  *ulmcf;
-
-    ulmcf = ngx_http_get_module_main_conf(r, ngx_http_umami_limit_module);
-
-    ngx_http_umami_limit_count(r, ulmcf->redis + reason);
-
-    n = ngx_http_umami_limit_on_error(lctx, &denied);
-
-    /* nothing is counted for a request that is refused in any case */
-
-    if (n && !denied) {
-        ngx_http_umami_limit_local(r, lctx, n, NGX_HTTP_UMAMI_LIMIT_LOCAL);
-    }
-}
-
-
-/* returns how many are to be judged here; they become the first ones */
-
-static ngx_uint_t
-ngx_http_umami_limit_on_error(ngx_http_umami_limit_ctx_t *lctx,
-    ngx_uint_t *denied)
-{
-    ngx_uint_t  i, n;
-
-    n = 0;
-    *denied = 0;
-
-    for (i = 0; i < lctx->n; i++) {
-
-        if (lctx->asks[i].how != NGX_HTTP_UMAMI_LIMIT_UNASKED) {
-            continue;
-        }
-
-        switch (lctx->limits[i]->rule->on_error) {
-
-        case NGX_UMAMI_RULE_LOCAL:
-            ngx_http_umami_limit_swap(lctx, i, n++);
-            break;
-
-        case NGX_UMAMI_RULE_DENY:
-
-            if (!lctx->asks[i].dry_run) {
-                lctx->asks[i].how = NGX_HTTP_UMAMI_LIMIT_DENIED;
-                *denied = 1;
-                break;
-            }
-
-            /* fall through */
-
-        default: /* NGX_UMAMI_RULE_ALLOW */
-            lctx->asks[i].how = NGX_HTTP_UMAMI_LIMIT_LET;
-            break;
-        }
-    }
-
-    return n;
-}
-
-
-static void
-ngx_http_umami_limit_swap(ngx_http_umami_limit_ctx_t *lctx, ngx_uint_t i,
-    ngx_uint_t j)
-{
-    ngx_umami_local_ask_t    ask;
-    ngx_http_umami_limit_t  *limit;
-
-    ask = lctx->asks[i];
-    lctx->asks[i] = lctx->asks[j];
-    lctx->asks[j] = ask;
-
-    limit = lctx->limits[i];
-    lctx->limits[i] = lctx->limits[j];
-    lctx->limits[j] = limit;
-}
-
-
-/* the first "n" */
-
-static void
+void
 ngx_http_umami_limit_local(ngx_http_request_t *r,
     ngx_http_umami_limit_ctx_t *lctx, ngx_uint_t n, ngx_uint_t how)
 {
@@ -552,7 +332,7 @@ ngx_http_umami_limit_local(ngx_http_request_t *r,
 }
 
 
-static void
+void
 ngx_http_umami_limit_count(ngx_http_request_t *r, ngx_uint_t i)
 {
     ngx_http_umami_main_conf_t  *umcf;
@@ -560,20 +340,6 @@ ngx_http_umami_limit_count(ngx_http_request_t *r, ngx_uint_t i)
     umcf = ngx_http_get_module_main_conf(r, ngx_umami_module);
 
     ngx_umami_stats_add(umcf->stats, i, 1);
-}
-
-
-void
-ngx_http_umami_limit_cleanup(ngx_http_umami_ctx_t *ctx)
-{
-    ngx_http_umami_limit_ctx_t  *lctx;
-
-    lctx = ctx->limit;
-
-    if (lctx && lctx->op) {
-        ngx_umami_redis_detach(lctx->op);
-        lctx->op = NULL;
-    }
 }
 
 
@@ -727,11 +493,16 @@ ngx_http_umami_limit(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 {
     ngx_http_umami_limit_loc_conf_t *ullcf = conf;
 
-    ngx_str_t               *value;
-    ngx_uint_t               i;
-    ngx_http_umami_limit_t  *limit;
+    ngx_str_t                         *value;
+    ngx_uint_t                         i;
+    ngx_http_umami_limit_t            *limit;
+    ngx_http_umami_limit_main_conf_t  *ulmcf;
 
     (void) ngx_http_umami_use(cf);
+
+    ulmcf = ngx_http_conf_get_module_main_conf(cf,
+                                               ngx_http_umami_limit_module);
+    ulmcf->used = 1;
 
     value = cf->args->elts;
 
@@ -780,6 +551,37 @@ ngx_http_umami_limit(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 }
 
 
+static char *
+ngx_http_umami_limit_timeout(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
+{
+    ngx_int_t                    timeout;
+    ngx_str_t                   *value;
+    ngx_http_umami_main_conf_t  *umcf;
+
+    umcf = ngx_http_umami_use(cf);
+
+    if (umcf->limit_timeout) {
+        return "is duplicate";
+    }
+
+    value = cf->args->elts;
+
+    timeout = ngx_parse_time(&value[1], 0);
+
+    if (timeout < 1 || timeout > NGX_HTTP_UMAMI_LIMIT_MAX_TIMEOUT) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "invalid time \"%V\" in \"umami_limit_timeout\", "
+                           "it takes 1ms to 1s, as in "
+                           "\"umami_limit_timeout 5ms;\"", &value[1]);
+        return NGX_CONF_ERROR;
+    }
+
+    umcf->limit_timeout = timeout;
+
+    return NGX_CONF_OK;
+}
+
+
 static ngx_int_t
 ngx_http_umami_limit_init(ngx_conf_t *cf)
 {
@@ -790,10 +592,40 @@ ngx_http_umami_limit_init(ngx_conf_t *cf)
     ulmcf = ngx_http_conf_get_module_main_conf(cf,
                                                ngx_http_umami_limit_module);
 
-    if (umcf->redis == NULL) {
+    if (umcf->limit_timeout == 0) {
+        umcf->limit_timeout = NGX_HTTP_UMAMI_LIMIT_TIMEOUT;
+    }
+
+    if (umcf->redis == NULL || !ulmcf->used) {
         return NGX_OK;
     }
 
-    return ngx_umami_redis_add_script(umcf->redis, &ngx_umami_counter_lua,
-                                      &ulmcf->script);
+    if (ngx_umami_redis_add_script(umcf->redis, &ngx_umami_counter_lua,
+                                   NGX_HTTP_UMAMI_LIMIT_INTEGERS,
+                                   &ulmcf->script)
+        != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
+
+    ulmcf->tasks = ngx_umami_tasks_create(cf->pool, umcf->redis, umcf->store,
+                                          umcf->stats, umcf->hmac);
+
+    return ulmcf->tasks ? NGX_OK : NGX_ERROR;
+}
+
+
+static ngx_int_t
+ngx_http_umami_limit_init_worker(ngx_cycle_t *cycle)
+{
+    ngx_http_umami_limit_main_conf_t  *ulmcf;
+
+    ulmcf = ngx_http_cycle_get_module_main_conf(cycle,
+                                                ngx_http_umami_limit_module);
+
+    if (ulmcf && ulmcf->tasks && ngx_http_umami_owner()) {
+        ngx_umami_tasks_start(ulmcf->tasks, cycle->log);
+    }
+
+    return NGX_OK;
 }

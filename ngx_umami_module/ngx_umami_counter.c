@@ -9,12 +9,16 @@
 #include "ngx_umami_counter.h"
 
 
-#define NGX_UMAMI_COUNTER_SECOND  1000000       /* microseconds */
+#define NGX_UMAMI_COUNTER_SECOND  1000000             /* microseconds */
+#define NGX_UMAMI_COUNTER_MINUTE  60000000
+#define NGX_UMAMI_COUNTER_AGES    1000000000000000    /* 31 years */
 
 
+static uint64_t ngx_umami_counter_present(ngx_umami_counter_rule_t *rule,
+    ngx_umami_counter_t *counter, uint64_t now);
 static uint64_t ngx_umami_counter_used(ngx_umami_counter_rule_t *rule,
     ngx_umami_counter_t *counter, uint64_t now);
-static uint64_t ngx_umami_counter_retry(ngx_umami_counter_rule_t *rule,
+static double ngx_umami_counter_wait(ngx_umami_counter_rule_t *rule,
     ngx_umami_counter_t *counter, uint64_t now, uint64_t over);
 static uint64_t ngx_umami_counter_ms(double microseconds);
 
@@ -28,40 +32,42 @@ static uint64_t ngx_umami_counter_ms(double microseconds);
     "local t = redis.call('TIME')\n"                                          \
     "local now = t[1] * 1000000 + t[2]\n"
 
-#define NGX_UMAMI_COUNTER_LUA_USED                                            \
-    "  local a, b, c = 0, 0, 0\n"                                             \
-    "  local s = redis.call('GET', key)\n"                                    \
-    "  if s then\n"                                                           \
-    "    local x, y, z = string.match(s, '^(%d+):(%d+):(%d+)$')\n"            \
-    "    if x then a, b, c = tonumber(x), tonumber(y), tonumber(z) end\n"     \
-    "  end\n"                                                                 \
-    "  local used, px, w, left, fades\n"                                      \
-    "  if form == 0 then\n"                                                   \
-    "    local past = math.max(0, now - c)\n"                                 \
-    "    used = math.max(0, a - math.floor(past * rate / period))\n"          \
-    "    a, c, px = used, math.max(now, c), limit * period / rate\n"          \
-    "  else\n"                                                                \
-    "    w = period * 1000000\n"                                              \
-    "    local n = math.floor(now / w)\n"                                     \
-    "    if n < c then n = c end\n"                                           \
-    "    if n == c + 1 then a, b = 0, a elseif n > c then a, b = 0, 0 end\n"  \
-    "    left = math.min(w, math.max(0, (n + 1) * w - now))\n"                \
-    "    fades = math.floor(b * (left / w))\n"                                \
-    "    used, c, px = a + fades, n, w * 2\n"                                 \
+#define NGX_UMAMI_COUNTER_LUA_USED                                           \
+    "  local a, b, c = 0, 0, 0\n"                                            \
+    "  local s = redis.call('GET', key)\n"                                   \
+    "  if s then\n"                                                          \
+    "    local x, y, z = string.match(s, '^(%d+):(%d+):(%d+)$')\n"           \
+    "    if x then a, b, c = tonumber(x), tonumber(y), tonumber(z) end\n"    \
+    "  end\n"                                                                \
+    "  local w, at, memory = period * 1000000, c, limit * period / rate\n"   \
+    "  if form ~= 0 then at, memory = c * w, w * 2 end\n"                    \
+    "  if at > now + memory + 60000000 then a, b, c, at = 0, 0, 0, 0 end\n"  \
+    "  at = math.max(at, now)\n"                                             \
+    "  local px, used, left, fades = memory + (at - now), 0, 0, 0\n"         \
+    "  if form == 0 then\n"                                                  \
+    "    used = math.max(0, a - math.floor((at - c) * rate / period))\n"     \
+    "    a, c = used, at\n"                                                  \
+    "  else\n"                                                               \
+    "    local n = math.floor(at / w)\n"                                     \
+    "    if n == c + 1 then a, b = 0, a elseif n > c then a, b = 0, 0 end\n" \
+    "    left = (n + 1) * w - at\n"                                          \
+    "    fades = math.floor(b * (left / w))\n"                               \
+    "    used, c = a + fades, n\n"                                           \
     "  end\n"
 
 /* how long it is until "over" has faded; "a" and "used" are charged */
 
-#define NGX_UMAMI_COUNTER_LUA_WAIT                                            \
-    "  local wait\n"                                                          \
-    "  if form == 0 then\n"                                                   \
-    "    wait = over * period / rate\n"                                       \
-    "  elseif over <= fades then\n"                                           \
-    "    wait = left - (fades - over) / b * w\n"                              \
-    "  else\n"                                                                \
-    "    wait = left + (over - fades) / math.max(a, 1) * w\n"                 \
-    "  end\n"                                                                 \
-    "  if w then wait = math.min(wait, w * 2) end\n"                          \
+#define NGX_UMAMI_COUNTER_LUA_WAIT                                           \
+    "  local wait = 0\n"                                                     \
+    "  if form == 0 then\n"                                                  \
+    "    wait = over * period / rate\n"                                      \
+    "  elseif over <= fades then\n"                                          \
+    "    wait = left - (fades - over) / b * w\n"                             \
+    "  else\n"                                                               \
+    "    wait = left + (over - fades) / math.max(a, 1) * w\n"                \
+    "  end\n"                                                                \
+    "  if form ~= 0 then wait = math.min(wait, w * 2) end\n"                 \
+    "  wait = math.min(wait + (at - now), 1000000000000000)\n"               \
     "  wait = math.max(1, math.ceil(wait / 1000))\n"
 
 #define NGX_UMAMI_COUNTER_LUA_VALUE                                           \
@@ -134,15 +140,36 @@ ngx_str_t  ngx_umami_counter_lease_lua = ngx_string(
 
 
 void
+ngx_umami_counter_share(ngx_umami_counter_rule_t *rule, ngx_uint_t n,
+    ngx_umami_counter_rule_t *share)
+{
+    *share = *rule;
+
+    share->limit = ngx_max(rule->limit / n, 1);
+
+    if (rule->form == NGX_UMAMI_COUNTER_BUCKET) {
+
+        /* the rate is an integer, one in a longer period is as exact */
+
+        share->period = rule->period * n;
+    }
+}
+
+
+void
 ngx_umami_counter_ask(ngx_umami_counter_rule_t *rule,
     ngx_umami_counter_t *counter, uint64_t now, uint64_t cost,
     ngx_umami_counter_verdict_t *verdict)
 {
-    uint64_t             used, limit;
+    double               wait;
+    uint64_t             used, limit, behind;
     ngx_umami_counter_t  charged;
 
     charged = *counter;
-    used = ngx_umami_counter_used(rule, counter, now);
+    behind = ngx_umami_counter_present(rule, &charged, now);
+    now += behind;
+
+    used = ngx_umami_counter_used(rule, &charged, now);
     limit = rule->limit * NGX_UMAMI_COUNTER_ONE;
 
     verdict->allowed = (used + cost * NGX_UMAMI_COUNTER_ONE <= limit);
@@ -161,8 +188,11 @@ ngx_umami_counter_ask(ngx_umami_counter_rule_t *rule,
         cost = verdict->remaining + 1;
     }
 
-    verdict->retry = ngx_umami_counter_retry(rule, &charged, now,
+    wait = ngx_umami_counter_wait(rule, &charged, now,
                               used + cost * NGX_UMAMI_COUNTER_ONE - limit);
+
+    verdict->retry = ngx_umami_counter_ms(ngx_min(wait + behind,
+                                                  NGX_UMAMI_COUNTER_AGES));
 }
 
 
@@ -173,10 +203,11 @@ ngx_umami_counter_charge(ngx_umami_counter_rule_t *rule,
     uint64_t  number;
 
     cost *= NGX_UMAMI_COUNTER_ONE;
+    now += ngx_umami_counter_present(rule, counter, now);
 
     if (rule->form == NGX_UMAMI_COUNTER_BUCKET) {
         counter->a = ngx_umami_counter_used(rule, counter, now) + cost;
-        counter->time = ngx_max(now, counter->time);
+        counter->time = now;
         return;
     }
 
@@ -192,23 +223,60 @@ ngx_umami_counter_charge(ngx_umami_counter_rule_t *rule,
 }
 
 
+/*
+ * Where the clock was set back, a counter is judged at its own time, and what
+ * that is ahead is returned.  One that is further ahead than all that it counts
+ * has an effect is forgotten: else it would refuse until then.
+ */
+
+static uint64_t
+ngx_umami_counter_present(ngx_umami_counter_rule_t *rule,
+    ngx_umami_counter_t *counter, uint64_t now)
+{
+    double    memory;
+    uint64_t  time, window;
+
+    if (rule->form == NGX_UMAMI_COUNTER_BUCKET) {
+        time = counter->time;
+        memory = (double) (rule->limit * NGX_UMAMI_COUNTER_ONE)
+                 * rule->period / rule->rate;
+
+    } else {
+        window = rule->period * NGX_UMAMI_COUNTER_SECOND;
+        time = counter->time * window;
+        memory = (double) window * 2;
+    }
+
+    if (time <= now) {
+        return 0;
+    }
+
+    if ((double) time > (double) now + memory + NGX_UMAMI_COUNTER_MINUTE) {
+        ngx_memzero(counter, sizeof(ngx_umami_counter_t));
+        return 0;
+    }
+
+    return time - now;
+}
+
+
 static uint64_t
 ngx_umami_counter_used(ngx_umami_counter_rule_t *rule,
     ngx_umami_counter_t *counter, uint64_t now)
 {
     double    refill;
-    uint64_t  window, number, left;
+    uint64_t  a, b, limit, window, number, left;
+
+    /* what was counted under a greater limit weighs as much as all of this */
+
+    limit = rule->limit * NGX_UMAMI_COUNTER_ONE;
+    a = ngx_min(counter->a, limit);
+    b = ngx_min(counter->b, limit);
 
     if (rule->form == NGX_UMAMI_COUNTER_BUCKET) {
-
-        if (now <= counter->time) {
-            return counter->a;
-        }
-
         refill = (double) (now - counter->time) * rule->rate / rule->period;
 
-        return refill < (double) counter->a ? counter->a - (uint64_t) refill
-                                            : 0;
+        return refill < (double) a ? a - (uint64_t) refill : 0;
     }
 
     window = rule->period * NGX_UMAMI_COUNTER_SECOND;
@@ -218,45 +286,39 @@ ngx_umami_counter_used(ngx_umami_counter_rule_t *rule,
         return 0;
     }
 
-    if (number < counter->time) {
-        return counter->a + counter->b;
-    }
-
     left = window - now % window;
 
     if (number == counter->time) {
-        return counter->a + (uint64_t) (counter->b * ((double) left / window));
+        return a + (uint64_t) (b * ((double) left / window));
     }
 
-    return (uint64_t) (counter->a * ((double) left / window));
+    return (uint64_t) (a * ((double) left / window));
 }
 
 
-/* "over" is what has to fade, or to be refilled, before "cost" fits */
+/*
+ * Microseconds: "over" is what has to fade, or to be refilled, before "cost"
+ * fits.
+ */
 
-static uint64_t
-ngx_umami_counter_retry(ngx_umami_counter_rule_t *rule,
+static double
+ngx_umami_counter_wait(ngx_umami_counter_rule_t *rule,
     ngx_umami_counter_t *counter, uint64_t now, uint64_t over)
 {
-    double    window, left, present, previous, wait;
+    double    window, left, limit, present, previous, wait;
     uint64_t  number, fades;
 
     if (rule->form == NGX_UMAMI_COUNTER_BUCKET) {
-        wait = (double) over * rule->period / rule->rate;
-
-        return ngx_umami_counter_ms(wait);
+        return (double) over * rule->period / rule->rate;
     }
 
     window = (double) rule->period * NGX_UMAMI_COUNTER_SECOND;
     number = now / (rule->period * NGX_UMAMI_COUNTER_SECOND);
-    left = window;
+    left = window - now % (rule->period * NGX_UMAMI_COUNTER_SECOND);
 
-    if (number >= counter->time) {
-        left -= now % (rule->period * NGX_UMAMI_COUNTER_SECOND);
-    }
-
-    present = (double) counter->a;
-    previous = (double) counter->b;
+    limit = (double) rule->limit * NGX_UMAMI_COUNTER_ONE;
+    present = ngx_min((double) counter->a, limit);
+    previous = ngx_min((double) counter->b, limit);
 
     if (number > counter->time) {
         previous = (number == counter->time + 1) ? present : 0;
@@ -276,9 +338,7 @@ ngx_umami_counter_retry(ngx_umami_counter_rule_t *rule,
 
     /* what is more than the quota never fits */
 
-    wait = ngx_min(wait, window * 2);
-
-    return ngx_umami_counter_ms(wait);
+    return ngx_min(wait, window * 2);
 }
 
 

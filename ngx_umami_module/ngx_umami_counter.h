@@ -18,9 +18,13 @@
  * A bucket ("rate", "burst") is what limit_req with "nodelay" counts: it holds
  * burst + 1 requests and refills at the rate.  A window ("quota", "window") is
  * a sliding-window counter: what the previous window counted fades as the
- * present one goes on.  Times are microseconds, amounts millionths of a
- * request: every figure is a whole number below 2^53, so that the Lua text
- * below computes the same in Redis' doubles.
+ * present one goes on.  In any time t a bucket lets pass at most its limit and
+ * rate * t; a window of length W at most its quota and quota * t / W, and from
+ * one multiple of W to the next no more than the quota.
+ *
+ * Times are microseconds, amounts millionths of a request: every figure is a
+ * whole number below 2^53, so that the Lua text below computes the same in
+ * Redis' doubles.
  */
 
 #define NGX_UMAMI_COUNTER_ONE  1000000
@@ -55,10 +59,15 @@ typedef struct {
 } ngx_umami_counter_verdict_t;
 
 
+/* the part of one of "n" tasks that divide a rule among them */
+void ngx_umami_counter_share(ngx_umami_counter_rule_t *rule, ngx_uint_t n,
+    ngx_umami_counter_rule_t *share);
+
 /*
  * Judges "cost" requests at "now"; the counter itself is not changed.  What was
  * refused is allowed after "retry", if nothing else is counted meanwhile; what
- * was allowed leaves "remaining", and after "retry" there is one more.
+ * was allowed leaves "remaining", and after "retry" there is one more.  Waits
+ * of more than 31 years are told as such.
  */
 void ngx_umami_counter_ask(ngx_umami_counter_rule_t *rule,
     ngx_umami_counter_t *counter, uint64_t now, uint64_t cost,

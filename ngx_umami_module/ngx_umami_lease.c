@@ -130,7 +130,7 @@ ngx_umami_lease_create(ngx_conf_t *cf, ngx_umami_redis_t *redis,
     lease->fd = (ngx_socket_t) -1;
 
     if (ngx_umami_redis_add_script(redis, &ngx_umami_counter_lease_lua,
-                                   &lease->script)
+                                   NGX_UMAMI_LEASE_REPLY, &lease->script)
         != NGX_OK
         || ngx_umami_lease_register(lease, &ngx_umami_lease_family,
                                     ngx_umami_lease_events,
@@ -369,8 +369,7 @@ ngx_umami_lease_answer(void *data, ngx_umami_redis_reply_t *reply)
     reason = reply->reason;
 
     if (reason == NGX_UMAMI_REDIS_OK
-        && (reply->nintegers != NGX_UMAMI_LEASE_REPLY
-            || reply->integers[0] < 0
+        && (reply->integers[0] < 0
             || (uint64_t) reply->integers[0] > permit->rule->limit))
     {
         reason = NGX_UMAMI_REDIS_PROTOCOL;
@@ -520,8 +519,7 @@ ngx_umami_lease_returned(void *data, ngx_umami_redis_reply_t *reply)
     lease = permit->data;
     back = 0;
 
-    failed = (reply->reason != NGX_UMAMI_REDIS_OK
-              || reply->nintegers != NGX_UMAMI_LEASE_REPLY);
+    failed = (reply->reason != NGX_UMAMI_REDIS_OK);
 
     ngx_umami_stats_add(lease->stats, lease->commands + failed, 1);
 

@@ -452,6 +452,11 @@ ngx_umami_link_flush_handler(ngx_event_t *ev)
     }
 
     if (out->pos == out->last) {
+
+        if (out->pos != out->start && link->written) {
+            link->written(link->data);
+        }
+
         out->pos = out->start;
         out->last = out->start;
 

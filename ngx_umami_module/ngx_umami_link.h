@@ -62,6 +62,7 @@ typedef struct {
     ngx_umami_tls_t          *tls;
     ngx_umami_link_pt         open;          /* bytes may be sent */
     ngx_umami_link_read_pt    read;
+    ngx_umami_link_pt         written;       /* all that was sent; or NULL */
     ngx_umami_link_pt         lost;          /* state is AWAY or DOWN now */
 
     /* a worker's own */

@@ -26,6 +26,7 @@ struct ngx_umami_local_zone_s {
 };
 
 
+static void ngx_umami_local_tell(ngx_umami_local_t *local, ngx_log_t *log);
 static void ngx_umami_local_insert(ngx_rbtree_node_t *temp,
     ngx_rbtree_node_t *node, ngx_rbtree_node_t *sentinel);
 static ngx_rbtree_key_t ngx_umami_local_hash(u_char *key);
@@ -77,7 +78,41 @@ ngx_umami_local_init_zone(ngx_shm_zone_t *zone, void *data)
 
     local->shpool->log_nomem = 0;
 
+    ngx_umami_local_tell(local, zone->shm.log);
+
     return NGX_OK;
+}
+
+
+/* nodes have pages of their size's class, a power of two, to themselves */
+
+static void
+ngx_umami_local_tell(ngx_umami_local_t *local, ngx_log_t *log)
+{
+    ngx_uint_t        n, shift;
+    ngx_slab_pool_t  *shpool;
+    ngx_slab_stat_t  *stat;
+
+    shpool = local->shpool;
+
+    for (shift = shpool->min_shift;
+         sizeof(ngx_umami_local_node_t) > (size_t) 1 << shift;
+         shift++)
+    {
+        /* void */
+    }
+
+    stat = &shpool->stats[shift - shpool->min_shift];
+
+    n = shpool->pfree * (ngx_pagesize >> shift) + stat->total - stat->used;
+
+    if (!ngx_test_config) {
+        ngx_log_error(NGX_LOG_NOTICE, log, 0,
+                      "umami_zone holds %ui counters of limits", n);
+
+    } else if (!ngx_quiet_mode) {
+        ngx_log_stderr(0, "umami_zone holds %ui counters of limits", n);
+    }
 }
 
 

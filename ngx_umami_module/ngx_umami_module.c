@@ -319,7 +319,9 @@ ngx_umami_redis(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
         ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
                            "the URL in \"umami_redis\" %s, write it as "
                            "\"redis://user:password@host:6379/0\", "
-                           "\"rediss://...\" or \"unix:/path\"", err);
+                           "\"rediss://...\", \"unix:/path\" or "
+                           "\"redis+sentinel://host,host,host/primary\"",
+                           err);
         return NGX_CONF_ERROR;
     }
 
@@ -596,6 +598,12 @@ ngx_umami_init_worker(ngx_cycle_t *cycle)
     }
 
     ngx_umami_stats_init_worker(umcf->stats);
+
+    if (umcf->redis && (ngx_process == NGX_PROCESS_WORKER
+                        || ngx_process == NGX_PROCESS_SINGLE))
+    {
+        ngx_umami_redis_start(umcf->redis);
+    }
 
     if (umcf->sites
         && ngx_umami_sites_init_worker(umcf->sites, cycle->pool) != NGX_OK)

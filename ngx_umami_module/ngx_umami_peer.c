@@ -10,7 +10,17 @@
 #include "ngx_umami_peer.h"
 
 
+typedef struct {
+    ngx_addr_t       addr;
+    ngx_sockaddr_t   sockaddr;
+    u_char           text[NGX_SOCKADDR_STRLEN];
+    u_char           host[1];
+} ngx_umami_peer_moved_t;
+
+
 static ngx_int_t ngx_umami_peer_name(ngx_str_t *host);
+static ngx_int_t ngx_umami_peer_literal(ngx_umami_peer_moved_t *moved,
+    ngx_str_t *host, in_port_t port);
 static void ngx_umami_peer_resolved(ngx_resolver_ctx_t *ctx);
 static ngx_int_t ngx_umami_peer_keep(ngx_umami_peer_t *peer,
     ngx_resolver_ctx_t *ctx);
@@ -101,13 +111,108 @@ ngx_umami_peer_name(ngx_str_t *host)
 
 
 ngx_int_t
+ngx_umami_peer_move(ngx_umami_peer_t *peer, ngx_str_t *host, in_port_t port)
+{
+    ngx_int_t                rc;
+    ngx_umami_peer_moved_t  *moved;
+
+    moved = ngx_calloc(sizeof(ngx_umami_peer_moved_t) + host->len,
+                       ngx_cycle->log);
+    if (moved == NULL) {
+        return NGX_ERROR;
+    }
+
+    rc = ngx_umami_peer_literal(moved, host, port);
+
+    if (rc != NGX_OK && (host->len == 0 || peer->resolver == NULL
+                         || ngx_umami_peer_name(host) != NGX_OK))
+    {
+        ngx_free(moved);
+        return NGX_DECLINED;
+    }
+
+    ngx_umami_peer_close(peer);
+
+    ngx_memcpy(moved->host, host->data, host->len);
+
+    peer->host.data = moved->host;
+    peer->host.len = host->len;
+    peer->port = port;
+
+    peer->moved = moved;
+    peer->named = (rc != NGX_OK);
+    peer->addrs = (rc == NGX_OK) ? &moved->addr : NULL;
+    peer->naddrs = (rc == NGX_OK);
+    peer->current = 0;
+
+    return NGX_OK;
+}
+
+
+static ngx_int_t
+ngx_umami_peer_literal(ngx_umami_peer_moved_t *moved, ngx_str_t *host,
+    in_port_t port)
+{
+    in_addr_t             inaddr;
+    ngx_addr_t           *addr;
+    struct sockaddr_in   *sin;
+#if (NGX_HAVE_INET6)
+    struct sockaddr_in6  *sin6;
+#endif
+
+    addr = &moved->addr;
+    addr->sockaddr = &moved->sockaddr.sockaddr;
+
+    inaddr = ngx_inet_addr(host->data, host->len);
+
+    if (host->len == sizeof("localhost") - 1
+        && ngx_strncasecmp(host->data, (u_char *) "localhost", host->len) == 0)
+    {
+        inaddr = htonl(INADDR_LOOPBACK);
+    }
+
+    if (inaddr != INADDR_NONE) {
+        sin = &moved->sockaddr.sockaddr_in;
+
+        sin->sin_family = AF_INET;
+        sin->sin_addr.s_addr = inaddr;
+        addr->socklen = sizeof(struct sockaddr_in);
+
+    } else {
+#if (NGX_HAVE_INET6)
+        sin6 = &moved->sockaddr.sockaddr_in6;
+
+        if (ngx_inet6_addr(host->data, host->len, sin6->sin6_addr.s6_addr)
+            != NGX_OK)
+        {
+            return NGX_DECLINED;
+        }
+
+        sin6->sin6_family = AF_INET6;
+        addr->socklen = sizeof(struct sockaddr_in6);
+#else
+        return NGX_DECLINED;
+#endif
+    }
+
+    ngx_inet_set_port(addr->sockaddr, port);
+
+    addr->name.data = moved->text;
+    addr->name.len = ngx_sock_ntop(addr->sockaddr, addr->socklen, moved->text,
+                                   NGX_SOCKADDR_STRLEN, 1);
+
+    return NGX_OK;
+}
+
+
+ngx_int_t
 ngx_umami_peer_resolve(ngx_umami_peer_t *peer, ngx_umami_peer_pt handler,
     void *data)
 {
     ngx_resolver_ctx_t  *ctx, temp;
 
     if (!peer->named) {
-        return NGX_OK;
+        return peer->naddrs ? NGX_OK : NGX_ERROR;
     }
 
     if (peer->query) {
@@ -243,6 +348,13 @@ ngx_umami_peer_close(ngx_umami_peer_t *peer)
 
     if (peer->named && peer->addrs) {
         ngx_free(peer->addrs);
+        peer->addrs = NULL;
+        peer->naddrs = 0;
+    }
+
+    if (peer->moved) {
+        ngx_free(peer->moved);
+        peer->moved = NULL;
         peer->addrs = NULL;
         peer->naddrs = 0;
     }

@@ -33,6 +33,8 @@ typedef struct {
     ngx_str_t            host;
     in_port_t            port;
 
+    void                *moved;       /* where it went, on the heap */
+
     ngx_addr_t          *addrs;
     ngx_uint_t           naddrs;
     ngx_uint_t           current;
@@ -52,6 +54,13 @@ typedef struct {
 /* "host" starts with "/" for a UNIX-domain socket; returns a message or NULL */
 char *ngx_umami_peer_init(ngx_pool_t *pool, ngx_umami_peer_t *peer,
     ngx_str_t *host, in_port_t port);
+
+/*
+ * Worker only: from now on it lives elsewhere, at an address, or at a name if
+ * there is a resolver.  "host" is copied.  NGX_DECLINED: that is neither.
+ */
+ngx_int_t ngx_umami_peer_move(ngx_umami_peer_t *peer, ngx_str_t *host,
+    in_port_t port);
 
 /*
  * NGX_OK: there is an address now; NGX_AGAIN: the handler will be called, once,

@@ -10,6 +10,8 @@
 #include <ngx_sha1.h>
 #include "ngx_umami_url.h"
 #include "ngx_umami_redis_op.h"
+#include "ngx_umami_cluster.h"
+#include "ngx_umami_sentinel.h"
 
 
 #define NGX_UMAMI_REDIS_PORT  6379
@@ -18,6 +20,9 @@
 
 typedef struct {
     ngx_str_t    ca;
+    ngx_str_t    cert;
+    ngx_str_t    key;
+    ngx_str_t    name;
     ngx_flag_t   verify;
     ngx_flag_t   secure;
 } ngx_umami_redis_tls_t;
@@ -27,13 +32,13 @@ static char *ngx_umami_redis_configure(ngx_conf_t *cf,
     ngx_umami_redis_t *redis, ngx_str_t *text);
 static char *ngx_umami_redis_scheme(ngx_umami_url_t *url, ngx_str_t *database,
     ngx_flag_t *secure);
-static char *ngx_umami_redis_parameters(ngx_conf_t *cf, ngx_umami_url_t *url,
-    ngx_str_t *database, ngx_umami_redis_tls_t *tls);
+static char *ngx_umami_redis_parameters(ngx_conf_t *cf,
+    ngx_umami_redis_t *redis, ngx_umami_url_t *url, ngx_umami_redis_tls_t *tls);
+static ngx_str_t *ngx_umami_redis_tls_value(ngx_umami_redis_tls_t *tls,
+    ngx_str_t *name);
+static char *ngx_umami_redis_secure(ngx_conf_t *cf, ngx_umami_redis_t *redis,
+    ngx_umami_url_t *url, ngx_umami_redis_tls_t *tls);
 static ngx_flag_t ngx_umami_redis_equal(ngx_str_t *value, char *text);
-static void ngx_umami_redis_cleanup(void *data);
-static ngx_int_t ngx_umami_redis_init(ngx_umami_redis_t *redis);
-static ngx_int_t ngx_umami_redis_admit(ngx_umami_redis_t *redis,
-    ngx_umami_redis_reason_e *reason);
 static ngx_int_t ngx_umami_redis_issue(ngx_umami_redis_op_t *op);
 
 
@@ -52,10 +57,26 @@ static ngx_str_t  ngx_umami_redis_reasons[] = {
 ngx_umami_redis_t *
 ngx_umami_redis_create(ngx_conf_t *cf, ngx_str_t *url, char **err)
 {
-    ngx_umami_redis_t   *redis;
-    ngx_pool_cleanup_t  *cln;
+    ngx_umami_redis_t  *redis;
 
     *err = "cannot be kept: no memory";
+
+    redis = ngx_umami_redis_alloc(cf);
+    if (redis == NULL) {
+        return NULL;
+    }
+
+    *err = ngx_umami_redis_configure(cf, redis, url);
+
+    return (*err == NULL) ? redis : NULL;
+}
+
+
+ngx_umami_redis_t *
+ngx_umami_redis_alloc(ngx_conf_t *cf)
+{
+    ngx_umami_redis_t   *redis;
+    ngx_pool_cleanup_t  *cln;
 
     redis = ngx_pcalloc(cf->pool, sizeof(ngx_umami_redis_t));
     if (redis == NULL) {
@@ -74,18 +95,17 @@ ngx_umami_redis_create(ngx_conf_t *cf, ngx_str_t *url, char **err)
         return NULL;
     }
 
-    cln->handler = ngx_umami_redis_cleanup;
+    cln->handler = ngx_umami_redis_destroy;
     cln->data = redis;
 
     redis->link.name = "redis";
     redis->link.data = redis;
     redis->link.open = ngx_umami_redis_talk_open;
     redis->link.read = ngx_umami_redis_talk_read;
+    redis->link.written = ngx_umami_redis_talk_written;
     redis->link.lost = ngx_umami_redis_talk_lost;
 
-    *err = ngx_umami_redis_configure(cf, redis, url);
-
-    return (*err == NULL) ? redis : NULL;
+    return redis;
 }
 
 
@@ -95,6 +115,7 @@ ngx_umami_redis_configure(ngx_conf_t *cf, ngx_umami_redis_t *redis,
 {
     char                   *err;
     u_char                 *p, *last;
+    ngx_str_t               one;
     ngx_umami_url_t         url;
     ngx_umami_redis_tls_t   tls;
 
@@ -113,9 +134,24 @@ ngx_umami_redis_configure(ngx_conf_t *cf, ngx_umami_redis_t *redis,
                "percent-encoded";
     }
 
-    err = ngx_umami_url_parse(cf->pool, text, &url);
+    one = *text;
+
+    err = ngx_umami_sentinel_create(cf, redis, &one);
     if (err) {
         return err;
+    }
+
+    err = ngx_umami_url_parse(cf->pool, &one, &url);
+    if (err) {
+        return err;
+    }
+
+    if (redis->sentinel) {
+
+        err = ngx_umami_sentinel_name(redis->sentinel, &url.path);
+        if (err) {
+            return err;
+        }
     }
 
     err = ngx_umami_redis_scheme(&url, &redis->database, &tls.secure);
@@ -130,7 +166,7 @@ ngx_umami_redis_configure(ngx_conf_t *cf, ngx_umami_redis_t *redis,
     redis->user = url.user;
     redis->password = url.password;
 
-    err = ngx_umami_redis_parameters(cf, &url, &redis->database, &tls);
+    err = ngx_umami_redis_parameters(cf, redis, &url, &tls);
     if (err) {
         return err;
     }
@@ -143,21 +179,12 @@ ngx_umami_redis_configure(ngx_conf_t *cf, ngx_umami_redis_t *redis,
         return "has a database that is not a number";
     }
 
-    err = ngx_umami_peer_init(cf->pool, &redis->link.peer, &url.host,
-                              url.port);
+    err = ngx_umami_redis_place(cf, redis, &url.host, url.port);
     if (err) {
         return err;
     }
 
-    if (tls.secure) {
-        redis->link.tls = ngx_umami_tls_create(cf, &url.host, &tls.ca,
-                                               tls.verify, &err);
-        if (redis->link.tls == NULL) {
-            return err;
-        }
-    }
-
-    return NULL;
+    return tls.secure ? ngx_umami_redis_secure(cf, redis, &url, &tls) : NULL;
 }
 
 
@@ -211,12 +238,12 @@ ngx_umami_redis_scheme(ngx_umami_url_t *url, ngx_str_t *database,
 
 
 static char *
-ngx_umami_redis_parameters(ngx_conf_t *cf, ngx_umami_url_t *url,
-    ngx_str_t *database, ngx_umami_redis_tls_t *tls)
+ngx_umami_redis_parameters(ngx_conf_t *cf, ngx_umami_redis_t *redis,
+    ngx_umami_url_t *url, ngx_umami_redis_tls_t *tls)
 {
     char       *err;
     u_char     *text;
-    ngx_str_t   name, value, *query;
+    ngx_str_t   name, value, *query, *known;
 
     query = &url->query;
 
@@ -231,11 +258,32 @@ ngx_umami_redis_parameters(ngx_conf_t *cf, ngx_umami_url_t *url,
             return NULL;
         }
 
-        if (ngx_umami_redis_equal(&name, "db")) {
-            *database = value;
+        known = tls->secure ? ngx_umami_redis_tls_value(tls, &name) : NULL;
 
-        } else if (tls->secure && ngx_umami_redis_equal(&name, "ca")) {
-            tls->ca = value;
+        if (known && value.len) {
+            *known = value;
+
+        } else if (ngx_umami_redis_equal(&name, "db")) {
+            redis->database = value;
+
+        } else if (ngx_umami_redis_equal(&name, "cluster")
+                   && ngx_umami_redis_equal(&value, "on"))
+        {
+            redis->cluster = ngx_umami_cluster_create(cf->pool, redis);
+            if (redis->cluster == NULL) {
+                return "cannot be kept: no memory";
+            }
+
+        } else if (ngx_umami_redis_equal(&name, "cluster")
+                   && ngx_umami_redis_equal(&value, "off"))
+        {
+            redis->cluster = NULL;
+
+        } else if (redis->sentinel
+                   && ngx_umami_sentinel_param(redis->sentinel, &name, &value)
+                      == NGX_OK)
+        {
+            continue;
 
         } else if (tls->secure && ngx_umami_redis_equal(&name, "verify")
                    && ngx_umami_redis_equal(&value, "on"))
@@ -264,6 +312,53 @@ ngx_umami_redis_parameters(ngx_conf_t *cf, ngx_umami_url_t *url,
 }
 
 
+static ngx_str_t *
+ngx_umami_redis_tls_value(ngx_umami_redis_tls_t *tls, ngx_str_t *name)
+{
+    if (ngx_umami_redis_equal(name, "ca")) {
+        return &tls->ca;
+    }
+
+    if (ngx_umami_redis_equal(name, "cert")) {
+        return &tls->cert;
+    }
+
+    if (ngx_umami_redis_equal(name, "key")) {
+        return &tls->key;
+    }
+
+    return ngx_umami_redis_equal(name, "servername") ? &tls->name : NULL;
+}
+
+
+static char *
+ngx_umami_redis_secure(ngx_conf_t *cf, ngx_umami_redis_t *redis,
+    ngx_umami_url_t *url, ngx_umami_redis_tls_t *tls)
+{
+    char  *err;
+
+    if ((tls->cert.len == 0) != (tls->key.len == 0)) {
+        return "needs \"cert\" and \"key\" together";
+    }
+
+    redis->servername = (tls->name.len != 0);
+
+    redis->link.tls = ngx_umami_tls_create(cf, tls->name.len ? &tls->name
+                                                             : &url->host,
+                                           &tls->ca, tls->verify, &err);
+    if (redis->link.tls == NULL) {
+        return err;
+    }
+
+    if (tls->cert.len == 0) {
+        return NULL;
+    }
+
+    return ngx_umami_tls_certificate(cf, redis->link.tls, &tls->cert,
+                                     &tls->key);
+}
+
+
 static ngx_flag_t
 ngx_umami_redis_equal(ngx_str_t *value, char *text)
 {
@@ -274,7 +369,7 @@ ngx_umami_redis_equal(ngx_str_t *value, char *text)
 
 ngx_int_t
 ngx_umami_redis_add_script(ngx_umami_redis_t *redis, ngx_str_t *source,
-    ngx_uint_t *index)
+    ngx_uint_t integers, ngx_uint_t *index)
 {
     u_char                     sum[NGX_UMAMI_REDIS_SHA1];
     ngx_sha1_t                 sha1;
@@ -286,6 +381,7 @@ ngx_umami_redis_add_script(ngx_umami_redis_t *redis, ngx_str_t *source,
     }
 
     script->source = *source;
+    script->integers = integers;
     script->loading = 0;
 
     script->sha1.len = 2 * NGX_UMAMI_REDIS_SHA1;
@@ -309,7 +405,8 @@ ngx_umami_redis_add_script(ngx_umami_redis_t *redis, ngx_str_t *source,
 ngx_flag_t
 ngx_umami_redis_named(ngx_umami_redis_t *redis)
 {
-    return redis->link.peer.named;
+    return redis->link.peer.named
+           || (redis->sentinel && ngx_umami_sentinel_named(redis->sentinel));
 }
 
 
@@ -319,6 +416,10 @@ ngx_umami_redis_set_resolver(ngx_umami_redis_t *redis,
 {
     redis->link.peer.resolver = resolver;
     redis->link.peer.timeout = timeout;
+
+    if (redis->sentinel) {
+        ngx_umami_sentinel_set_resolver(redis->sentinel, resolver, timeout);
+    }
 }
 
 
@@ -329,7 +430,7 @@ ngx_umami_redis_reason(ngx_umami_redis_reason_e reason)
 }
 
 
-static ngx_int_t
+ngx_int_t
 ngx_umami_redis_init(ngx_umami_redis_t *redis)
 {
     if (redis->resp) {
@@ -351,34 +452,45 @@ ngx_umami_redis_init(ngx_umami_redis_t *redis)
 }
 
 
-static void
-ngx_umami_redis_cleanup(void *data)
+void
+ngx_umami_redis_destroy(void *data)
 {
     ngx_umami_redis_t *redis = data;
 
     ngx_queue_t           *q;
     ngx_umami_redis_op_t  *op;
 
-    if (redis->resp == NULL) {
-        return;
+    if (redis->cluster) {
+        ngx_umami_cluster_destroy(redis->cluster);
+    }
+
+    if (redis->sentinel) {
+        ngx_umami_sentinel_destroy(redis->sentinel);
     }
 
     /* those who waited may be gone, and are not told */
 
-    while (!ngx_queue_empty(&redis->waiting)) {
+    while (redis->resp && !ngx_queue_empty(&redis->waiting)) {
         q = ngx_queue_head(&redis->waiting);
         op = ngx_queue_data(q, ngx_umami_redis_op_t, waiting);
 
         ngx_umami_redis_detach(op);
     }
 
-    ngx_umami_redis_close(redis);
+    if (redis->resp) {
+        ngx_umami_redis_close(redis);
 
-    ngx_umami_redis_op_free(redis);
-    ngx_umami_resp_destroy(redis->resp);
+        ngx_umami_redis_op_free(redis);
+        ngx_umami_resp_destroy(redis->resp);
+        redis->resp = NULL;
+    }
+
     ngx_umami_link_free(&redis->link);
 
-    redis->resp = NULL;
+    if (redis->tls) {
+        ngx_free(redis->tls);
+        redis->tls = NULL;
+    }
 }
 
 
@@ -402,11 +514,28 @@ ngx_umami_redis_eval(ngx_umami_redis_t *redis, ngx_uint_t script,
         return NULL;
     }
 
+    if (redis->cluster) {
+
+        redis = ngx_umami_cluster_node(redis->cluster, &args[0]);
+
+        if (redis == NULL) {
+            *reason = NGX_UMAMI_REDIS_CONNECT;
+            return NULL;
+        }
+    }
+
+    if (ngx_umami_redis_unplaced(redis)) {
+        *reason = NGX_UMAMI_REDIS_CONNECT;
+        return NULL;
+    }
+
     if (ngx_umami_redis_admit(redis, reason) != NGX_OK) {
         return NULL;
     }
 
     *reason = NGX_UMAMI_REDIS_BUSY;
+
+    redis->prompt = ngx_min(redis->prompt, ngx_max(budget, 1));
 
     op = ngx_umami_redis_op(redis, NGX_UMAMI_REDIS_EVALSHA);
     if (op == NULL) {
@@ -434,6 +563,19 @@ ngx_umami_redis_op_t *
 ngx_umami_redis_ping(ngx_umami_redis_t *redis, ngx_msec_t budget,
     ngx_umami_redis_pt handler, void *data, ngx_umami_redis_reason_e *reason)
 {
+    return redis->cluster
+           ? ngx_umami_cluster_ping(redis->cluster, budget, handler, data,
+                                    reason)
+           : ngx_umami_redis_ask(redis, NGX_UMAMI_REDIS_PING, budget, handler,
+                                 data, reason);
+}
+
+
+ngx_umami_redis_op_t *
+ngx_umami_redis_ask(ngx_umami_redis_t *redis,
+    ngx_umami_redis_command_e command, ngx_msec_t budget,
+    ngx_umami_redis_pt handler, void *data, ngx_umami_redis_reason_e *reason)
+{
     ngx_umami_redis_op_t  *op;
 
     if (ngx_umami_redis_admit(redis, reason) != NGX_OK) {
@@ -442,7 +584,7 @@ ngx_umami_redis_ping(ngx_umami_redis_t *redis, ngx_msec_t budget,
 
     *reason = NGX_UMAMI_REDIS_BUSY;
 
-    op = ngx_umami_redis_op(redis, NGX_UMAMI_REDIS_PING);
+    op = ngx_umami_redis_op(redis, command);
 
     if (op == NULL || ngx_umami_redis_issue(op) != NGX_OK) {
         return NULL;
@@ -454,7 +596,7 @@ ngx_umami_redis_ping(ngx_umami_redis_t *redis, ngx_msec_t budget,
 }
 
 
-static ngx_int_t
+ngx_int_t
 ngx_umami_redis_admit(ngx_umami_redis_t *redis,
     ngx_umami_redis_reason_e *reason)
 {
@@ -467,12 +609,13 @@ ngx_umami_redis_admit(ngx_umami_redis_t *redis,
         return NGX_DECLINED;
     }
 
+
     if (redis->suspect) {
         *reason = NGX_UMAMI_REDIS_TIMEOUT;
         return NGX_DECLINED;
     }
 
-    if (redis->ready) {
+    if (redis->ready || ngx_umami_redis_unplaced(redis)) {
         return NGX_OK;
     }
 
@@ -513,6 +656,14 @@ ngx_umami_redis_issue(ngx_umami_redis_op_t *op)
 void
 ngx_umami_redis_close(ngx_umami_redis_t *redis)
 {
+    if (redis->cluster) {
+        ngx_umami_cluster_close(redis->cluster);
+    }
+
+    if (redis->sentinel) {
+        ngx_umami_sentinel_close(redis->sentinel);
+    }
+
     if (redis->resp == NULL) {
         return;
     }

@@ -14,11 +14,11 @@
 
 
 /*
- * One pipelined connection to Redis for each worker, made at its first
- * command.  Socket, TLS, DNS and timers are nginx's; hiredis only formats
- * commands and parses replies.  The client owns every operation: its caller
- * may detach it at any time before its handler is called, the reply is
- * swallowed when it comes.
+ * One pipelined connection to Redis for each worker, made at its first command,
+ * or to each primary of a Redis Cluster.  Socket, TLS, DNS and timers are
+ * nginx's; hiredis only formats commands and parses replies.  The client owns
+ * every operation: its caller may detach it at any time before its handler is
+ * called, the reply is swallowed when it comes.
  */
 
 typedef struct ngx_umami_redis_s     ngx_umami_redis_t;
@@ -53,6 +53,8 @@ typedef struct {
     int64_t                  *integers;
     ngx_uint_t                nintegers;
     ngx_str_t                 text;
+
+    struct ngx_umami_resp_reply_s  *answer;  /* for the client itself */
 } ngx_umami_redis_reply_t;
 
 
@@ -65,26 +67,36 @@ typedef void (*ngx_umami_redis_pt)(void *data, ngx_umami_redis_reply_t *reply);
 
 /*
  * Configuration time; no I/O.  The URL: redis://[[user]:password@]host[:port]
- * [/db], rediss:// for TLS with [?ca=/path][&verify=off], or unix:[//[user]
- * :password@]/path[?db=N].  On failure NULL, and *err says why without quoting
- * more of the URL than the name of an invalid parameter.  The scripts, whose
- * text is not copied, are loaded into Redis with each new connection;
- * ngx_umami_redis_eval() names them by index.
+ * [/db][?cluster=on], redis+sentinel://[[user]:password@]host[:port],.../name
+ * [/db][?sentinel_user=name][&sentinel_password=password], either with rediss
+ * for TLS and [?ca=/path][&cert=/path&key=/path][&verify=off]
+ * [&servername=name], or unix:[//[user]:password@]/path[?db=N].  On failure
+ * NULL, and *err says why without quoting more of the URL than the name of an
+ * invalid parameter.  The scripts, whose text is not copied, are loaded into
+ * Redis with each new connection; ngx_umami_redis_eval() names them by index.
+ * One returns "integers" for each key; any other reply ends the connection.
  */
 ngx_umami_redis_t *ngx_umami_redis_create(ngx_conf_t *cf, ngx_str_t *url,
     char **err);
 ngx_int_t ngx_umami_redis_add_script(ngx_umami_redis_t *redis,
-    ngx_str_t *source, ngx_uint_t *index);
+    ngx_str_t *source, ngx_uint_t integers, ngx_uint_t *index);
 
 /* the host must be looked up: a resolver has to be set before workers start */
 ngx_flag_t ngx_umami_redis_named(ngx_umami_redis_t *redis);
 void ngx_umami_redis_set_resolver(ngx_umami_redis_t *redis,
     ngx_resolver_t *resolver, ngx_msec_t timeout);
 
+/* a worker has begun: finds out who serves, if that has to be asked */
+void ngx_umami_redis_start(ngx_umami_redis_t *redis);
+
+/* keys of one slot may be asked for together; 0 if all of them may */
+ngx_uint_t ngx_umami_redis_slot(ngx_umami_redis_t *redis, ngx_str_t *key);
+
 /*
  * Worker only.  "budget" is in milliseconds from now.  NULL and *reason: the
  * handler will not be called, since Redis is known to be away; costs nothing.
- * The first "nkeys" of the "nargs" strings are keys; all of them are copied.
+ * The first "nkeys" of the "nargs" strings are keys, at least one and all of
+ * one slot; all of the strings are copied.
  * A graceful exit waits for an evaluation, within its budget, not for a ping.
  * ngx_umami_redis_close() belongs into exit_process; it tells all who wait.
  */

@@ -14,13 +14,17 @@
 #define NGX_UMAMI_REDIS_MAX_PROBE  10000    /* ms */
 
 
+static ngx_int_t ngx_umami_redis_op_asking(ngx_umami_redis_t *redis);
 static ngx_uint_t ngx_umami_redis_op_argv(ngx_umami_redis_op_t *op,
     ngx_str_t *argv, u_char *nkeys);
+static void ngx_umami_redis_op_enqueue(ngx_umami_redis_op_t *op);
 static void ngx_umami_redis_op_unwait(ngx_umami_redis_op_t *op);
 static ngx_flag_t ngx_umami_redis_op_holds(ngx_umami_redis_op_t *op);
 static void ngx_umami_redis_op_move(ngx_umami_redis_t *redis,
     ngx_queue_t *queue);
 static void ngx_umami_redis_op_expire(ngx_event_t *ev);
+static ngx_flag_t ngx_umami_redis_op_early(ngx_umami_redis_op_t *op);
+static void ngx_umami_redis_op_late(ngx_umami_redis_t *redis);
 
 
 void
@@ -85,7 +89,10 @@ ngx_umami_redis_op(ngx_umami_redis_t *redis, ngx_umami_redis_command_e command)
     op->script = 0;
     op->nkeys = 0;
     op->nargs = 0;
+    op->hops = 0;
     op->greeting = 0;
+    op->asking = 0;
+    op->probe = 0;
 
     return op;
 }
@@ -159,6 +166,10 @@ ngx_umami_redis_op_send(ngx_umami_redis_op_t *op)
 
     redis = op->redis;
 
+    if (op->asking && ngx_umami_redis_op_asking(redis) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
     argc = ngx_umami_redis_op_argv(op, argv, nkeys);
 
     if (ngx_umami_resp_format(argv, argc, &command) != NGX_OK) {
@@ -176,11 +187,33 @@ ngx_umami_redis_op_send(ngx_umami_redis_op_t *op)
     ngx_queue_insert_tail(&redis->sent, &op->queue);
     op->place = NGX_UMAMI_REDIS_SENT;
     op->sent = ngx_current_msec;
+    op->written = 0;
 
     redis->link.connection->idle = 0;
 
     if (redis->nsent++ == 0) {
         ngx_umami_redis_talk_watch(redis);
+    }
+
+    return NGX_OK;
+}
+
+
+/* lets a server that imports a slot take the command that follows */
+
+static ngx_int_t
+ngx_umami_redis_op_asking(ngx_umami_redis_t *redis)
+{
+    ngx_umami_redis_op_t  *op;
+
+    op = ngx_umami_redis_op(redis, NGX_UMAMI_REDIS_ASKING);
+    if (op == NULL) {
+        return NGX_ERROR;
+    }
+
+    if (ngx_umami_redis_op_send(op) != NGX_OK) {
+        ngx_umami_redis_op_recycle(op);
+        return NGX_ERROR;
     }
 
     return NGX_OK;
@@ -219,6 +252,11 @@ ngx_umami_redis_op_argv(ngx_umami_redis_op_t *op, ngx_str_t *argv,
 
         return 2;
 
+    case NGX_UMAMI_REDIS_ROLE:
+        ngx_str_set(&argv[0], "ROLE");
+
+        return 1;
+
     case NGX_UMAMI_REDIS_LOAD:
         ngx_str_set(&argv[0], "SCRIPT");
         ngx_str_set(&argv[1], "LOAD");
@@ -228,6 +266,24 @@ ngx_umami_redis_op_argv(ngx_umami_redis_op_t *op, ngx_str_t *argv,
 
     case NGX_UMAMI_REDIS_PING:
         ngx_str_set(&argv[0], "PING");
+
+        return 1;
+
+    case NGX_UMAMI_REDIS_SLOTS:
+        ngx_str_set(&argv[0], "CLUSTER");
+        ngx_str_set(&argv[1], "SLOTS");
+
+        return 2;
+
+    case NGX_UMAMI_REDIS_PRIMARY:
+        ngx_str_set(&argv[0], "SENTINEL");
+        ngx_str_set(&argv[1], "GET-MASTER-ADDR-BY-NAME");
+        argv[2] = redis->primary;
+
+        return 3;
+
+    case NGX_UMAMI_REDIS_ASKING:
+        ngx_str_set(&argv[0], "ASKING");
 
         return 1;
 
@@ -257,15 +313,36 @@ void
 ngx_umami_redis_op_wait(ngx_umami_redis_op_t *op, ngx_msec_t budget,
     ngx_umami_redis_pt handler, void *data)
 {
-    ngx_queue_t           *q;
-    ngx_umami_redis_t     *redis;
-    ngx_umami_redis_op_t  *prev;
+    ngx_umami_redis_t  *redis;
 
     redis = op->redis;
 
     op->handler = handler;
     op->data = data;
-    op->deadline = ngx_current_msec + ngx_max(budget, 1);
+    op->budget = ngx_max(budget, 1);
+    op->deadline = ngx_current_msec + op->budget;
+
+    ngx_umami_redis_op_enqueue(op);
+
+    if (ngx_umami_redis_op_holds(op)) {
+        redis->nholding++;
+        redis->deadline.cancelable = 0;
+    }
+
+    if (ngx_queue_head(&redis->waiting) == &op->waiting) {
+        ngx_umami_redis_arm(&redis->deadline, op->deadline);
+    }
+}
+
+
+static void
+ngx_umami_redis_op_enqueue(ngx_umami_redis_op_t *op)
+{
+    ngx_queue_t           *q;
+    ngx_umami_redis_t     *redis;
+    ngx_umami_redis_op_t  *prev;
+
+    redis = op->redis;
 
     /* budgets are nearly equal: the place is at the end, or close to it */
 
@@ -281,15 +358,6 @@ ngx_umami_redis_op_wait(ngx_umami_redis_op_t *op, ngx_msec_t budget,
     }
 
     ngx_queue_insert_after(q, &op->waiting);
-
-    if (ngx_umami_redis_op_holds(op)) {
-        redis->nholding++;
-        redis->deadline.cancelable = 0;
-    }
-
-    if (ngx_queue_head(&redis->waiting) == &op->waiting) {
-        ngx_umami_redis_arm(&redis->deadline, op->deadline);
-    }
 }
 
 
@@ -337,6 +405,28 @@ ngx_umami_redis_op_take(ngx_umami_redis_op_t *op)
     }
 
     op->place = NGX_UMAMI_REDIS_NOWHERE;
+}
+
+
+/* one that is in no queue: it is another server's, and waits as before */
+
+void
+ngx_umami_redis_op_rehome(ngx_umami_redis_op_t *op, ngx_umami_redis_t *redis)
+{
+    void                *data;
+    ngx_msec_int_t       rest;
+    ngx_umami_redis_pt   handler;
+
+    handler = op->handler;
+    data = op->data;
+
+    ngx_umami_redis_op_unwait(op);
+
+    op->redis = redis;
+
+    rest = (ngx_msec_int_t) (op->deadline - ngx_current_msec);
+
+    ngx_umami_redis_op_wait(op, (ngx_msec_t) ngx_max(rest, 1), handler, data);
 }
 
 
@@ -467,15 +557,12 @@ ngx_umami_redis_op_expire(ngx_event_t *ev)
             continue;
         }
 
-        if (++redis->expired >= NGX_UMAMI_REDIS_MAX_EXPIRED
-            && !redis->suspect)
-        {
-            redis->suspect = 1;
-            redis->probe = ngx_min(redis->probe * 2, NGX_UMAMI_REDIS_MAX_PROBE);
+        if (ngx_umami_redis_op_early(op)) {
+            continue;
+        }
 
-            ngx_log_error(NGX_LOG_INFO, &redis->link.log, 0,
-                          "redis is late, it is not asked for %M ms",
-                          redis->probe);
+        if (!op->probe) {
+            ngx_umami_redis_op_late(redis);
         }
 
         ngx_memzero(&reply, sizeof(ngx_umami_redis_reply_t));
@@ -490,4 +577,46 @@ ngx_umami_redis_op_expire(ngx_event_t *ev)
         ngx_umami_redis_op_tell(op, &reply);
         ngx_umami_redis_op_recycle(op);
     }
+}
+
+
+/*
+ * Its time began with the turn of the event loop that sent it, at whose end it
+ * was written.  A long turn is no fault of Redis.
+ */
+
+static ngx_flag_t
+ngx_umami_redis_op_early(ngx_umami_redis_op_t *op)
+{
+    if (op->place != NGX_UMAMI_REDIS_SENT
+        || !op->written
+        || ngx_current_msec - op->sent >= op->budget)
+    {
+        return 0;
+    }
+
+    ngx_queue_remove(&op->waiting);
+
+    op->deadline = op->sent + op->budget;
+
+    ngx_umami_redis_op_enqueue(op);
+
+    return 1;
+}
+
+
+static void
+ngx_umami_redis_op_late(ngx_umami_redis_t *redis)
+{
+    if (++redis->expired < NGX_UMAMI_REDIS_MAX_EXPIRED || redis->suspect) {
+        return;
+    }
+
+    redis->suspect = 1;
+    redis->probe = ngx_min(redis->probe * 2, NGX_UMAMI_REDIS_MAX_PROBE);
+    redis->jitter = ngx_random() % NGX_UMAMI_REDIS_JITTER;
+
+    ngx_log_error(NGX_LOG_INFO, &redis->link.log, 0,
+                  "redis is late, it is not asked for %M ms",
+                  ngx_umami_redis_talk_pause(redis));
 }

@@ -13,7 +13,7 @@
 #define NGX_UMAMI_REDIS_PATIENCE  1000      /* ms, for the oldest reply */
 #define NGX_UMAMI_REDIS_IDLE      10000     /* ms, without a reply: PING */
 #define NGX_UMAMI_REDIS_PROBE     125       /* ms, is doubled for a suspect */
-#define NGX_UMAMI_REDIS_PROMPT    5         /* ms, the PING that lifts that */
+#define NGX_UMAMI_REDIS_PROMPT    1000      /* ms, if nobody waits less */
 #define NGX_UMAMI_REDIS_QUOTE     256       /* bytes of an error in the log */
 #define NGX_UMAMI_REDIS_COMPLAIN  60        /* seconds between such warnings */
 
@@ -30,9 +30,11 @@ static ngx_int_t ngx_umami_redis_greet(ngx_umami_redis_t *redis,
 static void ngx_umami_redis_ready(ngx_umami_redis_t *redis);
 static void ngx_umami_redis_answer(ngx_umami_redis_op_t *op,
     ngx_umami_resp_reply_t *answer);
+static void ngx_umami_redis_greeted(ngx_umami_redis_op_t *op);
+static ngx_int_t ngx_umami_redis_is_primary(ngx_umami_resp_reply_t *answer);
 static void ngx_umami_redis_error(ngx_umami_redis_op_t *op,
     ngx_umami_resp_reply_t *answer);
-static ngx_umami_redis_error_t *ngx_umami_redis_lookup(ngx_str_t *text);
+static ngx_umami_redis_error_t *ngx_umami_redis_lookup(ngx_str_t *reply);
 static ngx_int_t ngx_umami_redis_again(ngx_umami_redis_op_t *op);
 static ngx_int_t ngx_umami_redis_expected(ngx_umami_redis_op_t *op,
     ngx_umami_resp_reply_t *answer);
@@ -42,8 +44,9 @@ static void ngx_umami_redis_give_up(ngx_umami_redis_t *redis,
     ngx_umami_redis_reason_e reason, char *why);
 static void ngx_umami_redis_trust(ngx_umami_redis_t *redis,
     ngx_umami_redis_op_t *op);
-static ngx_msec_t ngx_umami_redis_pause(ngx_umami_redis_t *redis);
 static void ngx_umami_redis_watch_handler(ngx_event_t *ev);
+static void ngx_umami_redis_send_ping(ngx_umami_redis_t *redis);
+static void ngx_umami_redis_probed(void *data, ngx_umami_redis_reply_t *reply);
 
 
 static ngx_umami_redis_error_t  ngx_umami_redis_errors[] = {
@@ -61,7 +64,9 @@ static ngx_umami_redis_error_t  ngx_umami_redis_errors[] = {
 void
 ngx_umami_redis_talk_init(ngx_umami_redis_t *redis)
 {
+    redis->prompt = NGX_UMAMI_REDIS_PROMPT;
     redis->probe = NGX_UMAMI_REDIS_PROBE;
+    redis->jitter = ngx_random() % NGX_UMAMI_REDIS_JITTER;
 
     redis->watch.handler = ngx_umami_redis_watch_handler;
     redis->watch.data = redis;
@@ -90,6 +95,10 @@ ngx_umami_redis_talk_open(void *data)
 
     if (rc == NGX_OK && redis->database.len) {
         rc = ngx_umami_redis_greet(redis, NGX_UMAMI_REDIS_SELECT, 0);
+    }
+
+    if (rc == NGX_OK && redis->sentinel) {
+        rc = ngx_umami_redis_greet(redis, NGX_UMAMI_REDIS_ROLE, 0);
     }
 
     for (i = 0; rc == NGX_OK && i < redis->scripts.nelts; i++) {
@@ -142,6 +151,14 @@ ngx_umami_redis_ready(ngx_umami_redis_t *redis)
     redis->ready = 1;
 
     ngx_umami_link_ready(&redis->link);
+
+    if (redis->suspect) {
+
+        /* those who waited for the link did not wait for replies */
+
+        redis->suspect = 0;
+        redis->expired = NGX_UMAMI_REDIS_MAX_EXPIRED - 1;
+    }
 
     generation = redis->link.generation;
 
@@ -219,6 +236,34 @@ ngx_umami_redis_talk_read(void *data, u_char *pos, u_char *last)
 }
 
 
+/* all of them are on their way from now, which the clock may not know yet */
+
+void
+ngx_umami_redis_talk_written(void *data)
+{
+    ngx_umami_redis_t *redis = data;
+
+    ngx_queue_t           *q;
+    ngx_umami_redis_op_t  *op;
+
+    ngx_time_update();
+
+    for (q = ngx_queue_last(&redis->sent);
+         q != ngx_queue_sentinel(&redis->sent);
+         q = ngx_queue_prev(q))
+    {
+        op = ngx_queue_data(q, ngx_umami_redis_op_t, queue);
+
+        if (op->written) {
+            break;
+        }
+
+        op->written = 1;
+        op->sent = ngx_current_msec;
+    }
+}
+
+
 /*
  * A reply that comes late shows that the next one would, too; one in time ends
  * every suspicion.  After a prompt PING a single command is tried, for it may
@@ -230,9 +275,7 @@ ngx_umami_redis_trust(ngx_umami_redis_t *redis, ngx_umami_redis_op_t *op)
 {
     if (op->command == NGX_UMAMI_REDIS_PING) {
 
-        if (redis->suspect
-            && redis->active - op->sent <= NGX_UMAMI_REDIS_PROMPT)
-        {
+        if (op->probe && op->handler && redis->suspect) {
             redis->expired = NGX_UMAMI_REDIS_MAX_EXPIRED - 1;
             redis->suspect = 0;
         }
@@ -240,7 +283,7 @@ ngx_umami_redis_trust(ngx_umami_redis_t *redis, ngx_umami_redis_op_t *op)
         return;
     }
 
-    if (op->handler) {
+    if (op->handler && op->budget <= redis->prompt) {
         redis->expired = 0;
         redis->suspect = 0;
         redis->probe = NGX_UMAMI_REDIS_PROBE;
@@ -267,26 +310,61 @@ ngx_umami_redis_answer(ngx_umami_redis_op_t *op,
         return;
     }
 
+    if (op->command == NGX_UMAMI_REDIS_ROLE
+        && ngx_umami_redis_is_primary(answer) != NGX_OK)
+    {
+        ngx_umami_redis_give_up(redis, NGX_UMAMI_REDIS_REFUSED,
+                                "it is not the primary");
+        return;
+    }
+
     if (ngx_umami_redis_expected(op, answer) != NGX_OK) {
         ngx_umami_redis_give_up(redis, NGX_UMAMI_REDIS_PROTOCOL,
                                 "it sent a reply of another kind");
         return;
     }
 
-    ngx_umami_redis_op_take(op);
-
     if (!op->greeting) {
+        ngx_umami_redis_op_take(op);
         ngx_umami_link_good(&redis->link);
 
         ngx_umami_redis_done(op, NGX_UMAMI_REDIS_OK, answer);
         return;
     }
 
+    ngx_umami_redis_greeted(op);
+}
+
+
+static void
+ngx_umami_redis_greeted(ngx_umami_redis_op_t *op)
+{
+    ngx_umami_redis_t  *redis;
+
+    redis = op->redis;
+
+    ngx_umami_redis_op_take(op);
     ngx_umami_redis_op_recycle(op);
 
     if (--redis->greeting == 0) {
         ngx_umami_redis_ready(redis);
     }
+}
+
+
+static ngx_int_t
+ngx_umami_redis_is_primary(ngx_umami_resp_reply_t *answer)
+{
+    ngx_umami_resp_item_t  *role;
+    ngx_umami_resp_walk_t   walk;
+
+    ngx_umami_resp_walk(&walk, answer);
+
+    role = ngx_umami_resp_item(&walk);
+
+    return (role && role->text.len == sizeof("master") - 1
+            && ngx_strncmp(role->text.data, "master", role->text.len) == 0)
+           ? NGX_OK : NGX_DECLINED;
 }
 
 
@@ -312,14 +390,27 @@ ngx_umami_redis_expected(ngx_umami_redis_op_t *op,
         ngx_str_set(&text, "PONG");
         break;
 
+    case NGX_UMAMI_REDIS_ROLE:
+    case NGX_UMAMI_REDIS_SLOTS:
+        return (answer->type == NGX_UMAMI_RESP_ARRAY) ? NGX_OK : NGX_DECLINED;
+
+    case NGX_UMAMI_REDIS_PRIMARY:
+        return (answer->type == NGX_UMAMI_RESP_ARRAY
+                || answer->type == NGX_UMAMI_RESP_NIL)
+               ? NGX_OK : NGX_DECLINED;
+
     case NGX_UMAMI_REDIS_AUTH:
     case NGX_UMAMI_REDIS_SELECT:
+    case NGX_UMAMI_REDIS_ASKING:
         type = NGX_UMAMI_RESP_STATUS;
         ngx_str_set(&text, "OK");
         break;
 
     default: /* EVALSHA, EVAL */
-        return (answer->type == NGX_UMAMI_RESP_NIL || answer->mixed)
+        script = op->redis->scripts.elts;
+
+        return (answer->mixed || answer->nintegers
+                                 != op->nkeys * script[op->script].integers)
                ? NGX_DECLINED : NGX_OK;
     }
 
@@ -349,6 +440,18 @@ ngx_umami_redis_error(ngx_umami_redis_op_t *op, ngx_umami_resp_reply_t *answer)
     if (error == &ngx_umami_redis_errors[0]
         && ngx_umami_redis_again(op) == NGX_OK)
     {
+        return;
+    }
+
+    if (redis->refused && redis->refused(op, &answer->text) == NGX_OK) {
+        return;
+    }
+
+    if (op->command == NGX_UMAMI_REDIS_ROLE) {
+
+        /* an old server, or a user who may not: a READONLY will tell */
+
+        ngx_umami_redis_greeted(op);
         return;
     }
 
@@ -384,9 +487,23 @@ ngx_umami_redis_error(ngx_umami_redis_op_t *op, ngx_umami_resp_reply_t *answer)
 
 
 static ngx_umami_redis_error_t *
-ngx_umami_redis_lookup(ngx_str_t *text)
+ngx_umami_redis_lookup(ngx_str_t *reply)
 {
+    u_char                   *p;
+    ngx_str_t                 all, *text;
     ngx_umami_redis_error_t  *error;
+
+    all = *reply;
+    text = &all;
+
+    /* before 7.0: "ERR Error running script (call to f_...): ...: -READONLY" */
+
+    p = ngx_strnstr(all.data, ": -", all.len);
+
+    if (p && ngx_strncmp(all.data, "ERR ", 4) == 0) {
+        all.len -= p + 3 - all.data;
+        all.data = p + 3;
+    }
 
     for (error = ngx_umami_redis_errors; error->name.len; error++) {
 
@@ -466,6 +583,7 @@ ngx_umami_redis_done(ngx_umami_redis_op_t *op, ngx_umami_redis_reason_e reason,
         reply.integers = answer->integers;
         reply.nintegers = answer->nintegers;
         reply.text = answer->text;
+        reply.answer = answer;
     }
 
     ngx_umami_redis_op_tell(op, &reply);
@@ -517,6 +635,10 @@ ngx_umami_redis_talk_lost(void *data)
         script[i].loading = 0;
     }
 
+    if (redis->lost) {
+        redis->lost(redis);
+    }
+
     ngx_umami_redis_op_fail(redis, reason);
 }
 
@@ -524,6 +646,7 @@ ngx_umami_redis_talk_lost(void *data)
 void
 ngx_umami_redis_talk_watch(ngx_umami_redis_t *redis)
 {
+    ngx_msec_t             pause;
     ngx_queue_t           *q;
     ngx_umami_redis_op_t  *op;
 
@@ -536,8 +659,8 @@ ngx_umami_redis_talk_watch(ngx_umami_redis_t *redis)
     if (ngx_queue_empty(&redis->sent)) {
 
         if (!ngx_exiting) {
-            ngx_umami_redis_arm(&redis->watch, redis->active
-                                               + ngx_umami_redis_pause(redis));
+            pause = ngx_umami_redis_talk_pause(redis);
+            ngx_umami_redis_arm(&redis->watch, redis->active + pause);
         }
 
         return;
@@ -550,10 +673,16 @@ ngx_umami_redis_talk_watch(ngx_umami_redis_t *redis)
 }
 
 
-static ngx_msec_t
-ngx_umami_redis_pause(ngx_umami_redis_t *redis)
+/* a quarter more or less, so that workers and tasks do not ask in step */
+
+ngx_msec_t
+ngx_umami_redis_talk_pause(ngx_umami_redis_t *redis)
 {
-    return redis->suspect ? redis->probe : NGX_UMAMI_REDIS_IDLE;
+    ngx_msec_t  pause;
+
+    pause = redis->suspect ? redis->probe : NGX_UMAMI_REDIS_IDLE;
+
+    return pause * 3 / 4 + pause / 2 * redis->jitter / NGX_UMAMI_REDIS_JITTER;
 }
 
 
@@ -562,9 +691,12 @@ ngx_umami_redis_watch_handler(ngx_event_t *ev)
 {
     ngx_umami_redis_t *redis = ev->data;
 
+    ngx_msec_t             pause;
     ngx_uint_t             generation;
     ngx_queue_t           *q;
     ngx_umami_redis_op_t  *op;
+
+    pause = ngx_umami_redis_talk_pause(redis);
 
     if (redis->nsent) {
 
@@ -589,14 +721,8 @@ ngx_umami_redis_watch_handler(ngx_event_t *ev)
             return;
         }
 
-    } else if (ngx_current_msec - redis->active >= ngx_umami_redis_pause(redis)
-               && !ngx_exiting)
-    {
-        op = ngx_umami_redis_op(redis, NGX_UMAMI_REDIS_PING);
-
-        if (op && ngx_umami_redis_op_send(op) != NGX_OK) {
-            ngx_umami_redis_op_recycle(op);
-        }
+    } else if (ngx_current_msec - redis->active >= pause && !ngx_exiting) {
+        ngx_umami_redis_send_ping(redis);
 
         if (redis->nsent == 0) {
 
@@ -607,4 +733,37 @@ ngx_umami_redis_watch_handler(ngx_event_t *ev)
     }
 
     ngx_umami_redis_talk_watch(redis);
+}
+
+
+static void
+ngx_umami_redis_send_ping(ngx_umami_redis_t *redis)
+{
+    ngx_umami_redis_op_t  *op;
+
+    redis->jitter = ngx_random() % NGX_UMAMI_REDIS_JITTER;
+
+    op = ngx_umami_redis_op(redis, NGX_UMAMI_REDIS_PING);
+    if (op == NULL) {
+        return;
+    }
+
+    if (ngx_umami_redis_op_send(op) != NGX_OK) {
+        ngx_umami_redis_op_recycle(op);
+        return;
+    }
+
+    if (redis->suspect) {
+        op->probe = 1;
+        ngx_umami_redis_op_wait(op, redis->prompt, ngx_umami_redis_probed,
+                                redis);
+    }
+}
+
+
+/* whether it came in time is seen by whether somebody still waits for it */
+
+static void
+ngx_umami_redis_probed(void *data, ngx_umami_redis_reply_t *reply)
+{
 }

@@ -11,6 +11,7 @@
 
 
 #define NGX_UMAMI_RESP_TEXT  1024           /* bytes, at least */
+#define NGX_UMAMI_RESP_ITEMS 64             /* elements, at least */
 
 
 #if (HIREDIS_MAJOR >= 1)
@@ -45,6 +46,7 @@ struct ngx_umami_resp_s {
     size_t                    rest;         /* bytes of a string to come */
     size_t                    line;         /* bytes of this line so far */
     size_t                    size;         /* bytes of this reply so far */
+    ngx_uint_t                elements;     /* of this reply so far */
     ngx_uint_t                depth;
     ngx_uint_t                left[NGX_UMAMI_RESP_MAX_DEPTH];
 
@@ -52,8 +54,11 @@ struct ngx_umami_resp_s {
 
     ngx_umami_resp_reply_t    reply;
     u_char                   *text;
+    u_char                   *text_last;
     size_t                    text_size;
-    int64_t                   integers[NGX_UMAMI_RESP_MAX_ARRAY];
+    ngx_umami_resp_item_t    *items;
+    ngx_uint_t                max_items;
+    int64_t                   integers[NGX_UMAMI_RESP_MAX_INTS];
 };
 
 
@@ -65,7 +70,10 @@ static char *ngx_umami_resp_start(ngx_umami_resp_t *resp, u_char ch);
 static char *ngx_umami_resp_digit(ngx_umami_resp_t *resp, u_char ch);
 static ngx_int_t ngx_umami_resp_line(ngx_umami_resp_t *resp, char **err);
 static ngx_int_t ngx_umami_resp_element(ngx_umami_resp_t *resp);
+static ngx_int_t ngx_umami_resp_room(ngx_umami_resp_t *resp);
 
+static ngx_umami_resp_item_t *ngx_umami_resp_add(ngx_umami_resp_t *resp,
+    ngx_umami_resp_type_e type, int64_t number);
 static void *ngx_umami_resp_string(const redisReadTask *task, char *str,
     size_t len);
 static void *ngx_umami_resp_array(const redisReadTask *task,
@@ -114,6 +122,10 @@ ngx_umami_resp_destroy(ngx_umami_resp_t *resp)
         ngx_free(resp->text);
     }
 
+    if (resp->items) {
+        ngx_free(resp->items);
+    }
+
     ngx_free(resp);
 }
 
@@ -136,6 +148,7 @@ ngx_umami_resp_reset(ngx_umami_resp_t *resp)
 
     resp->state = sw_start;
     resp->size = 0;
+    resp->elements = 0;
     resp->depth = 0;
 
     return NGX_OK;
@@ -173,9 +186,17 @@ ngx_umami_resp_next(ngx_umami_resp_t *resp, u_char **pos, u_char *last,
         return NGX_AGAIN;
     }
 
+    if (ngx_umami_resp_room(resp) != NGX_OK) {
+        *err = "it sent a reply that there is no memory for";
+        return NGX_ERROR;
+    }
+
     ngx_memzero(&resp->reply, sizeof(ngx_umami_resp_reply_t));
     resp->reply.integers = resp->integers;
+    resp->reply.items = resp->items;
+    resp->text_last = resp->text;
     resp->size = 0;
+    resp->elements = 0;
 
     if (redisReaderGetReply(resp->reader, &object) != REDIS_OK
         || object == NULL)
@@ -294,6 +315,10 @@ ngx_umami_resp_byte(ngx_umami_resp_t *resp, u_char ch, char **err)
 static char *
 ngx_umami_resp_start(ngx_umami_resp_t *resp, u_char ch)
 {
+    if (resp->elements++ == NGX_UMAMI_RESP_MAX_ITEMS) {
+        return "it sent a reply of too many elements";
+    }
+
     resp->type = ch;
     resp->line = 0;
     resp->number = 0;
@@ -445,56 +470,115 @@ ngx_umami_resp_element(ngx_umami_resp_t *resp)
 }
 
 
+/* what the scanner has counted is enough for all that hiredis will hand over */
+
+static ngx_int_t
+ngx_umami_resp_room(ngx_umami_resp_t *resp)
+{
+    size_t      size;
+    ngx_uint_t  n;
+
+    size = ngx_max(resp->size, NGX_UMAMI_RESP_TEXT);
+
+    if (size > resp->text_size
+        || (size == NGX_UMAMI_RESP_TEXT && resp->text_size > size))
+    {
+        if (resp->text) {
+            ngx_free(resp->text);
+        }
+
+        resp->text_size = 0;
+
+        resp->text = ngx_alloc(size, resp->log);
+        if (resp->text == NULL) {
+            return NGX_ERROR;
+        }
+
+        resp->text_size = size;
+    }
+
+    n = ngx_max(resp->elements, NGX_UMAMI_RESP_ITEMS);
+
+    if (n > resp->max_items
+        || (n == NGX_UMAMI_RESP_ITEMS && resp->max_items > n))
+    {
+        if (resp->items) {
+            ngx_free(resp->items);
+        }
+
+        resp->max_items = 0;
+
+        resp->items = ngx_alloc(n * sizeof(ngx_umami_resp_item_t), resp->log);
+        if (resp->items == NULL) {
+            return NGX_ERROR;
+        }
+
+        resp->max_items = n;
+    }
+
+    return NGX_OK;
+}
+
+
+static ngx_umami_resp_item_t *
+ngx_umami_resp_add(ngx_umami_resp_t *resp, ngx_umami_resp_type_e type,
+    int64_t number)
+{
+    ngx_umami_resp_item_t  *item;
+
+    item = &resp->items[resp->reply.nitems++];
+
+    item->type = type;
+    item->number = number;
+    ngx_str_null(&item->text);
+
+    return item;
+}
+
+
 static void *
 ngx_umami_resp_string(const redisReadTask *task, char *str, size_t len)
 {
     ngx_umami_resp_t *resp = task->privdata;
 
-    size_t   i, size;
-    u_char  *text;
-
-    if (task->parent) {
-        resp->reply.mixed = 1;
-        return resp;
-    }
+    size_t                  i;
+    ngx_str_t               text;
+    ngx_umami_resp_item_t  *item;
+    ngx_umami_resp_type_e   type;
 
     /* hiredis moves its buffer before the reply is seen: copy */
 
-    if (len >= resp->text_size) {
-        size = ngx_max(len + 1, NGX_UMAMI_RESP_TEXT);
+    text.data = resp->text_last;
+    text.len = len;
 
-        text = ngx_alloc(size, resp->log);
-        if (text == NULL) {
-            return NULL;
-        }
-
-        if (resp->text) {
-            ngx_free(resp->text);
-        }
-
-        resp->text = text;
-        resp->text_size = size;
-    }
-
-    ngx_memcpy(resp->text, str, len);
-    resp->text[len] = '\0';
-
-    resp->reply.text.data = resp->text;
-    resp->reply.text.len = len;
+    resp->text_last = ngx_cpymem(resp->text_last, str, len);
+    *resp->text_last++ = '\0';
 
     if (task->type == REDIS_REPLY_STRING) {
-        resp->reply.type = NGX_UMAMI_RESP_STRING;
+        type = NGX_UMAMI_RESP_STRING;
+
+    } else {
+        type = (task->type == REDIS_REPLY_ERROR) ? NGX_UMAMI_RESP_ERROR
+                                                 : NGX_UMAMI_RESP_STATUS;
+
+        for (i = 0; i < len; i++) {
+            if (text.data[i] < 0x20 || text.data[i] == 0x7f) {
+                text.data[i] = '?';
+            }
+        }
+    }
+
+    if (task->parent) {
+        resp->reply.mixed = 1;
+
+        item = ngx_umami_resp_add(resp, type, 0);
+        item->text = text;
+
         return resp;
     }
 
-    resp->reply.type = (task->type == REDIS_REPLY_ERROR)
-                       ? NGX_UMAMI_RESP_ERROR : NGX_UMAMI_RESP_STATUS;
-
-    for (i = 0; i < len; i++) {
-        if (resp->text[i] < 0x20 || resp->text[i] == 0x7f) {
-            resp->text[i] = '?';
-        }
-    }
+    resp->reply.type = type;
+    resp->reply.text = text;
 
     return resp;
 }
@@ -506,9 +590,13 @@ ngx_umami_resp_array(const redisReadTask *task,
 {
     ngx_umami_resp_t *resp = task->privdata;
 
-    if (task->parent == NULL) {
-        resp->reply.type = NGX_UMAMI_RESP_ARRAY;
+    if (task->parent) {
+        (void) ngx_umami_resp_add(resp, NGX_UMAMI_RESP_ARRAY,
+                                  (int64_t) elements);
+        return resp;
     }
+
+    resp->reply.type = NGX_UMAMI_RESP_ARRAY;
 
     return resp;
 }
@@ -519,13 +607,16 @@ ngx_umami_resp_integer(const redisReadTask *task, long long value)
 {
     ngx_umami_resp_t *resp = task->privdata;
 
-    if (task->parent == NULL) {
+    if (task->parent) {
+        (void) ngx_umami_resp_add(resp, NGX_UMAMI_RESP_INTEGER, value);
+
+    } else {
         resp->reply.type = NGX_UMAMI_RESP_INTEGER;
     }
 
-    if (resp->reply.nintegers == NGX_UMAMI_RESP_MAX_ARRAY) {
+    if (resp->reply.nintegers == NGX_UMAMI_RESP_MAX_INTS) {
 
-        /* nested arrays may hold more in all than each was allowed to */
+        /* arrays may hold more than anybody who wants integers asks for */
 
         resp->reply.mixed = 1;
         return resp;
@@ -543,6 +634,7 @@ ngx_umami_resp_nil(const redisReadTask *task)
     ngx_umami_resp_t *resp = task->privdata;
 
     if (task->parent) {
+        (void) ngx_umami_resp_add(resp, NGX_UMAMI_RESP_NIL, 0);
         resp->reply.mixed = 1;
 
     } else {
@@ -550,6 +642,40 @@ ngx_umami_resp_nil(const redisReadTask *task)
     }
 
     return resp;
+}
+
+
+void
+ngx_umami_resp_walk(ngx_umami_resp_walk_t *walk, ngx_umami_resp_reply_t *reply)
+{
+    walk->pos = reply->items;
+    walk->last = reply->items + reply->nitems;
+}
+
+
+ngx_umami_resp_item_t *
+ngx_umami_resp_item(ngx_umami_resp_walk_t *walk)
+{
+    return (walk->pos < walk->last) ? walk->pos++ : NULL;
+}
+
+
+void
+ngx_umami_resp_skip(ngx_umami_resp_walk_t *walk, ngx_uint_t n)
+{
+    ngx_umami_resp_item_t  *item;
+
+    while (n--) {
+
+        item = ngx_umami_resp_item(walk);
+        if (item == NULL) {
+            return;
+        }
+
+        if (item->type == NGX_UMAMI_RESP_ARRAY) {
+            n += item->number;
+        }
+    }
 }
 
 

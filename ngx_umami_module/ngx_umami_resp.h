@@ -19,11 +19,13 @@
  */
 
 #define NGX_UMAMI_RESP_MAX_ARGS    128      /* of a command, with its name */
-#define NGX_UMAMI_RESP_MAX_ARRAY   1024     /* elements, and integers in all */
+#define NGX_UMAMI_RESP_MAX_ARRAY   16384    /* elements of one array */
 #define NGX_UMAMI_RESP_MAX_BULK    65536    /* bytes of a string */
-#define NGX_UMAMI_RESP_MAX_DEPTH   2        /* arrays in arrays */
+#define NGX_UMAMI_RESP_MAX_DEPTH   4        /* arrays in arrays */
+#define NGX_UMAMI_RESP_MAX_INTS    1024     /* integers in all */
+#define NGX_UMAMI_RESP_MAX_ITEMS   65536    /* elements of all arrays */
 #define NGX_UMAMI_RESP_MAX_LINE    4096     /* bytes of a status or an error */
-#define NGX_UMAMI_RESP_MAX_REPLY   131072   /* bytes of all of a reply */
+#define NGX_UMAMI_RESP_MAX_REPLY   1048576  /* bytes of all of a reply */
 
 
 typedef enum {
@@ -39,8 +41,15 @@ typedef enum {
 typedef struct ngx_umami_resp_s  ngx_umami_resp_t;
 
 
-/* valid until the next ngx_umami_resp_next() or ngx_umami_resp_reset() */
 typedef struct {
+    ngx_umami_resp_type_e   type;
+    int64_t                 number;     /* or how many an array holds */
+    ngx_str_t               text;
+} ngx_umami_resp_item_t;
+
+
+/* valid until the next ngx_umami_resp_next() or ngx_umami_resp_reset() */
+typedef struct ngx_umami_resp_reply_s {
     ngx_umami_resp_type_e   type;
 
     int64_t                *integers;   /* of nested arrays too, in order */
@@ -48,7 +57,17 @@ typedef struct {
     ngx_uint_t              mixed;      /* an array that holds others too */
 
     ngx_str_t               text;       /* printable in a status, an error */
+
+    ngx_umami_resp_item_t  *items;      /* for ngx_umami_resp_item() */
+    ngx_uint_t              nitems;
 } ngx_umami_resp_reply_t;
+
+
+/* a place among the elements of an array */
+typedef struct {
+    ngx_umami_resp_item_t  *pos;
+    ngx_umami_resp_item_t  *last;
+} ngx_umami_resp_walk_t;
 
 
 ngx_umami_resp_t *ngx_umami_resp_create(ngx_log_t *log);
@@ -63,6 +82,16 @@ ngx_int_t ngx_umami_resp_reset(ngx_umami_resp_t *resp);
  */
 ngx_int_t ngx_umami_resp_next(ngx_umami_resp_t *resp, u_char **pos,
     u_char *last, ngx_umami_resp_reply_t *reply, char **err);
+
+/*
+ * The elements of an array in order, an array before what it holds: the next
+ * one, or NULL after the last.  ngx_umami_resp_skip() passes over as many of
+ * the level that has been reached, with all that they hold.
+ */
+void ngx_umami_resp_walk(ngx_umami_resp_walk_t *walk,
+    ngx_umami_resp_reply_t *reply);
+ngx_umami_resp_item_t *ngx_umami_resp_item(ngx_umami_resp_walk_t *walk);
+void ngx_umami_resp_skip(ngx_umami_resp_walk_t *walk, ngx_uint_t n);
 
 /* a command is freed by its caller */
 ngx_int_t ngx_umami_resp_format(ngx_str_t *argv, ngx_uint_t argc,

@@ -25,6 +25,9 @@ struct ngx_umami_tls_s {
 };
 
 
+static ngx_uint_t ngx_umami_tls_literal(ngx_str_t *host);
+
+
 ngx_umami_tls_t *
 ngx_umami_tls_create(ngx_conf_t *cf, ngx_str_t *host, ngx_str_t *ca,
     ngx_flag_t verify, char **err)
@@ -42,8 +45,7 @@ ngx_umami_tls_create(ngx_conf_t *cf, ngx_str_t *host, ngx_str_t *ca,
     tls->ssl.log = cf->log;
     tls->host = *host;
     tls->verify = verify;
-    tls->literal = (ngx_inet_addr(host->data, host->len) != INADDR_NONE
-                    || ngx_strlchr(host->data, host->data + host->len, ':'));
+    tls->literal = ngx_umami_tls_literal(host);
 
     cln = ngx_pool_cleanup_add(cf->pool, 0);
     if (cln == NULL) {
@@ -77,6 +79,57 @@ ngx_umami_tls_create(ngx_conf_t *cf, ngx_str_t *host, ngx_str_t *ca,
     }
 
     return tls;
+}
+
+
+ngx_umami_tls_t *
+ngx_umami_tls_clone(ngx_umami_tls_t *tls, ngx_str_t *host)
+{
+    ngx_umami_tls_t  *clone;
+
+    clone = ngx_alloc(sizeof(ngx_umami_tls_t), ngx_cycle->log);
+    if (clone == NULL) {
+        return NULL;
+    }
+
+    *clone = *tls;
+
+    clone->host = *host;
+    clone->literal = ngx_umami_tls_literal(host);
+
+    return clone;
+}
+
+
+static ngx_uint_t
+ngx_umami_tls_literal(ngx_str_t *host)
+{
+    return ngx_inet_addr(host->data, host->len) != INADDR_NONE
+           || ngx_strlchr(host->data, host->data + host->len, ':');
+}
+
+
+char *
+ngx_umami_tls_certificate(ngx_conf_t *cf, ngx_umami_tls_t *tls,
+    ngx_str_t *cert, ngx_str_t *key)
+{
+    ngx_str_t    none;
+    ngx_array_t  passwords;
+
+    /* one that opens nothing: without any, OpenSSL asks the terminal */
+
+    ngx_str_set(&none, "");
+
+    ngx_memzero(&passwords, sizeof(ngx_array_t));
+    passwords.elts = &none;
+    passwords.nelts = 1;
+
+    if (ngx_ssl_certificate(cf, &tls->ssl, cert, key, &passwords) != NGX_OK) {
+        return "names a \"cert\" and a \"key\" that cannot be used: both have "
+               "to be there, to belong together, and not to be encrypted";
+    }
+
+    return NULL;
 }
 
 
@@ -178,6 +231,21 @@ ngx_umami_tls_create(ngx_conf_t *cf, ngx_str_t *host, ngx_str_t *ca,
 {
     *err = "asks for TLS, which this nginx was built without";
 
+    return NULL;
+}
+
+
+ngx_umami_tls_t *
+ngx_umami_tls_clone(ngx_umami_tls_t *tls, ngx_str_t *host)
+{
+    return NULL;
+}
+
+
+char *
+ngx_umami_tls_certificate(ngx_conf_t *cf, ngx_umami_tls_t *tls,
+    ngx_str_t *cert, ngx_str_t *key)
+{
     return NULL;
 }
 

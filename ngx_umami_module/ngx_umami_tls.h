@@ -31,6 +31,19 @@ ngx_umami_tls_t *ngx_umami_tls_create(ngx_conf_t *cf, ngx_str_t *host,
     ngx_str_t *ca, ngx_flag_t verify, char **err);
 
 /*
+ * Worker only: the same for another host, NUL-terminated, which has to live as
+ * long; for ngx_free().
+ */
+ngx_umami_tls_t *ngx_umami_tls_clone(ngx_umami_tls_t *tls, ngx_str_t *host);
+
+/*
+ * Who we are, for a server that asks: files of a certificate and of its key,
+ * NUL-terminated.  The key may not be encrypted.  NULL, or what is wrong.
+ */
+char *ngx_umami_tls_certificate(ngx_conf_t *cf, ngx_umami_tls_t *tls,
+    ngx_str_t *cert, ngx_str_t *key);
+
+/*
  * The connection needs its pool and log.  NGX_AGAIN: the handler will be
  * called when the handshake has ended either way, and the connection's own
  * event handlers have to be set again.

@@ -135,12 +135,31 @@ for (['127.0.0.1:3000', 'starts with neither'],
 bad(http => 'umami_upstream http://127.0.0.1; umami_upstream http://[::1];',
     '"umami_upstream" directive is duplicate');
 
+# umami_limit_timeout
+
+good(http => "umami_limit_timeout $_;") for qw/ 1ms 5ms 250ms 1s 1000ms /;
+
+for (qw/ 0 0ms 5 1001ms 2s -1 five 1m /) {
+    bad(http => "umami_limit_timeout $_;", "invalid time \"$_\" in "
+        . '"umami_limit_timeout", it takes 1ms to 1s, as in '
+        . '"umami_limit_timeout 5ms;"');
+}
+
+bad(http => 'umami_limit_timeout 5ms; umami_limit_timeout 6ms;',
+    '"umami_limit_timeout" directive is duplicate');
+
 # umami_redis
 
 good(http => "umami_redis $_;") for qw{
     redis://127.0.0.1 redis://127.0.0.1:6379/0 redis://:pass@127.0.0.1/15
     redis://user:p%40ss@[::1]:6380 redis://localhost?db=3
-    rediss://127.0.0.1 rediss://127.0.0.1?verify=off unix:/run/redis.sock };
+    rediss://127.0.0.1 rediss://127.0.0.1?verify=off unix:/run/redis.sock
+    rediss://127.0.0.1/2?servername=cache.internal&verify=on
+    redis://u:p@127.0.0.1/0?cluster=on rediss://127.0.0.1:7000?cluster=on
+    redis://127.0.0.1/3?cluster=off redis+sentinel://127.0.0.1/counters
+    rediss+sentinel://u:p@127.0.0.1/counters?db=2&verify=off
+    redis+sentinel://127.0.0.1/c%20d?sentinel_password=p%40s&sentinel_user=u },
+    'redis+sentinel://:p@127.0.0.1:26379,[::1],localhost:26380/counters/2';
 
 for (['127.0.0.1', 'has no scheme'],
     ['http://127.0.0.1', 'has an unknown scheme'],
@@ -152,12 +171,37 @@ for (['127.0.0.1', 'has no scheme'],
     ['redis://me@127.0.0.1', 'names a user without a password'],
     ['redis://127.0.0.1?verify=off', 'has an invalid parameter "verify"'],
     ['redis://:pass-word?x@127.0.0.1', 'has a "?" before an "@"'],
-    ['redis://:pass-word@a,b', 'names several hosts'])
+    ['redis://:pass-word@a,b', 'names several hosts'],
+    ['redis://127.0.0.1/1?cluster=on', 'has "cluster=on" and a database, a '
+        . 'cluster has none but 0'],
+    ['unix:/run/redis.sock?cluster=on', 'has "cluster=on" and a socket'],
+    ['redis://127.0.0.1?cluster=yes', 'has an invalid parameter "cluster"'],
+    ['redis://127.0.0.1?sentinel_password=pass-word',
+        'has an invalid parameter "sentinel_password"'],
+    ['redis+sentinel:127.0.0.1/c', 'has no "//" before its hosts'],
+    ['redis+sentinel://127.0.0.1', 'has no name of a primary after its '
+        . 'sentinels'],
+    ['redis+sentinel://127.0.0.1//0', 'has no name of a primary'],
+    ['redis+sentinel://127.0.0.1/c/x', 'has a database that is not a number'],
+    ['redis+sentinel://a,/c', 'has no host'],
+    ['redis+sentinel://127.0.0.1:0/c', 'has an invalid port'],
+    ['redis+sentinel://a,%2Frun/c', 'has an invalid host'],
+    ['redis+sentinel://' . join(',', ('127.0.0.1') x 17) . '/c',
+        'names more than 16 sentinels'],
+    ['redis+sentinel://127.0.0.1/c?cluster=on', 'has "cluster=on" and '
+        . 'sentinels, a cluster has none'],
+    ['redis+sentinel://127.0.0.1/c?sentinel_user=u',
+        'has a "sentinel_user" without a "sentinel_password"'],
+    ['redis+sentinel://127.0.0.1/c?sentinel_password=pass-word@x',
+        'has a "?" before an "@"'],
+    ['http+sentinel://127.0.0.1/c', 'has an unknown scheme'],
+    ['unix+sentinel://127.0.0.1/c', 'has an unknown scheme'])
 {
     my ($url, $why) = @$_;
     bad(http => "umami_redis $url;", "the URL in \"umami_redis\" ...$why"
         . '..., write it as "redis://user:password@host:6379/0", '
-        . '"rediss://..." or "unix:/path"');
+        . '"rediss://...", "unix:/path" or '
+        . '"redis+sentinel://host,host,host/primary"');
 }
 
 bad(http => 'umami_redis redis://127.0.0.1; umami_redis redis://127.0.0.1;',
@@ -214,6 +258,8 @@ bad(http => 'umami_postgres postgres://u@[::1]/a;' x 2,
 
 for (['umami_upstream', 'http://umami.internal:3000'],
     ['umami_redis', 'redis://cache.internal'],
+    ['umami_redis', 'redis://cache.internal?cluster=on'],
+    ['umami_redis', 'redis+sentinel://127.0.0.1,s2.internal/counters'],
     ['umami_postgres', 'postgresql://u:p@db.internal/umami'])
 {
     my ($name, $url) = @$_;
@@ -469,10 +515,10 @@ for my $text ("a $key rate=60r/m burst=30", "a $key rate=1r/s",
     'a-b' =~ s/-/_/r . ' key=$umami_website$arg_x quota=5 window=1h',
     'x' x 32 . " $key rate=1r/s",
     (map { "a $key rate=1r/s $_" } qw/ cost=1 cost=1000000 cost=$arg_n
-        cost=1$arg_n exempt=10.0.0.0\/8 exempt=10.0.0.0\/8,::1,192.0.2.1
-        dry_run status=400 status=599 on_error=local on_error=allow
-        on_error=deny lease=on lease=off /, 'exempt=10.0.0.0/8 exempt=::1'),
-    "a $key quota=5 window=1h lease=on cost=3 dry_run status=503 "
+        cost=1$arg_n exempt=10.0.0.0\/8 dry_run status=400 status=599 on_error=local on_error=allow
+        on_error=deny /, 'exempt=10.0.0.0/8,::1,192.0.2.1',
+        'exempt=10.0.0.0/8 exempt=::1'),
+    "a $key quota=5 window=1h cost=3 dry_run status=503 "
         . 'on_error=allow exempt=::1')
 {
     good(http => "umami_limit_rule $text;");
@@ -497,7 +543,7 @@ for (["a $key", 'the rule "a" in "umami_limit_rule" has neither "rate=" nor '
     ["a $key quota=0 window=1h", 'quota...0...would refuse every request'],
     ["a $key rate=1r/s nodelay", '"nodelay" in "umami_limit_rule"..."key=", '
         . '"rate=" with "burst=" or "quota=" with "window=", and "cost=", '
-        . '"exempt=", "dry_run", "status=", "on_error=", "lease="'],
+        . '"exempt=", "dry_run", "status=", "on_error="'],
     (map { ["a $key rate=1r/s cost=$_", "\"cost=$_\" in \"umami_limit_rule\""
         . '...a number from 1 to 1000000, or variables'] }
         '', qw/ 0 -1 1000001 x 1.5 /),
@@ -510,13 +556,10 @@ for (["a $key", 'the rule "a" in "umami_limit_rule" has neither "rate=" nor '
         . 'to 599'] } '', qw/ 399 600 x 200 -429 /),
     (map { ["a $key rate=1r/s on_error=$_", "\"on_error=$_\"...takes "
         . '"local", "allow" or "deny"'] } '', qw/ allowed open /),
-    (map { ["a $key rate=1r/s lease=$_", "\"lease=$_\"...takes "
-        . '"on" or "off"'] } '', qw/ yes 5 /),
     (map { ["a $key rate=1r/s $_", "\"$_\" in \"umami_limit_rule\" is unknown"] }
-        qw/ dry_run=on dry_runs dry lease /),
+        qw/ dry_run=on dry_runs dry lease=on /),
     (map { ["a $key rate=1r/s $_ $_", "\"$_\" in \"umami_limit_rule\" is given "
-        . 'twice'] } qw/ cost=2 cost=$arg_n dry_run status=503 on_error=deny
-        lease=on /),
+        . 'twice'] } qw/ cost=2 cost=$arg_n dry_run status=503 on_error=deny /),
     ["a $key rate=1r/s cost=2 cost=\$arg_n", '"cost=$arg_n"...given twice'],
     ["A $key rate=1r/s", '"A"...1 to 32 lower case letters, digits and "_"'],
     ["'' $key rate=1r/s", '""...1 to 32 lower case letters'],
@@ -619,6 +662,7 @@ my %levels = (
     'umami_postgres postgresql://u@127.0.0.1/d' => [qw/ http /],
     'umami_secret 0123456789abcdef' => [qw/ http /],
     'umami_limit_rule a key=x rate=1r/s' => [qw/ http /],
+    'umami_limit_timeout 5ms' => [qw/ http /],
     'umami_client peer' => [qw/ http server location /],
     'umami_cors any' => [qw/ http server location /],
     'umami_limit base' => [qw/ location /],

@@ -95,6 +95,57 @@ for (['1r/s burst=5', 1, 1, 5, 3], ['60r/m', 60, 60, 0, 1],
         "$name: never less in the long run");
 }
 
+# divided among tasks: each allows its part, at its part of the rate, and what
+# was counted under the whole rule weighs no more than all of that part
+
+for (['9 for 3', 8, 3, 3], ['31 for 4', 30, 4, 7], ['2 for 5', 1, 5, 1],
+    ['7 for 1', 6, 1, 7])
+{
+    my ($name, $burst, $tasks, $part) = @$_;
+    my @rule = bucket(60, 60, $burst);
+    my ($key, $now) = (key(), START);
+    my $step = $tasks * S;
+    my $all = sub { (decide("+$tasks", $now, $key, @rule))[0] };
+
+    is(join(' ', map { $all->() } 0 .. $part), join(' ', (1) x $part, 0),
+        "a bucket, $name: its part");
+    is((decide("?$tasks", $now, $key, @rule))[2], $step / MS,
+        "a bucket, $name: told when");
+    is((decide("+$tasks", $now + $step - 3, $key, @rule))[0], 0,
+        "a bucket, $name: not sooner");
+    is((decide("+$tasks", $now + $step + 1, $key, @rule))[0], 1,
+        "a bucket, $name: at its part of the rate");
+    is((judge($now + $step + 1, $key, @rule))[1],
+        $part > $burst ? 0 : $burst - $part,
+        "a bucket, $name: undivided again, the rest is there");
+
+    $key = key();
+    charge($now, $key, @rule) for 0 .. $burst;
+    is($all->(), 0, "a bucket, $name: all was used before");
+    is((decide("+$tasks", $now + $step + 1, $key, @rule))[0], 1,
+        "a bucket, $name: but not for longer");
+}
+
+for (['9 for 3', 9, 3, 3], ['1000 for 7', 1000, 7, 142], ['2 for 5', 2, 5, 1])
+{
+    my ($name, $quota, $tasks, $part) = @$_;
+    my @rule = window($quota, 3600);
+    my $w = 3600 * S;
+    my ($key, $now) = (key(), START - START % $w + $w);
+    my @divided = ("+$tasks", $now, $key, @rule);
+
+    is((decide(@divided, cost => $part))[0], 1, "a window, $name: its part");
+    is((decide(@divided))[0], 0, "a window, $name: and not more");
+
+    $key = $divided[2] = key();
+    charge($now, $key, @rule, cost => $quota);
+    is((decide(@divided))[0], 0, "a window, $name: all was used before");
+
+    my ($allowed, $left) = decide("?$tasks", $now + 1.5 * $w, $key, @rule);
+    is($allowed + $left, int($part / 2),
+        "a window, $name: it fades as its part does");
+}
+
 # a window
 
 for (['3 in 1s', 3, 1], ['100 in 1m', 100, 60], ['1 in 31d', 1, 31 * 86400],
@@ -226,14 +277,16 @@ for (['bucket', bucket(30, 60, 0), 2000], ['burst', bucket(60, 60, 4), 1000],
         if $name ne 'day';
 }
 
-# a clock that is set back refills nothing, and costs nothing either
+# A clock that is set back refills nothing, and costs nothing either; if it is
+# set back further than a counter remembers, that is forgotten.
 
 for (['bucket', bucket(1, 1, 3)], ['window', window(4, 10)]) {
     my ($name, @rule) = @$_;
     my ($key, $now) = (key(), START - START % (10 * S));
 
     charge($now, $key, @rule) for 1 .. 2;
-    is((judge($now - 3600 * S, $key, @rule))[1], 1, "$name: set back");
+    is((judge($now - 60 * S, $key, @rule))[1], 1, "$name: set back");
+    is((judge($now - 3600 * S, $key, @rule))[1], 3, "$name: far back");
     is(join(' ', map { (charge($now - $_ * S, $key, @rule))[0] } 5, 7, 9),
         '1 1 0', "$name: no more meanwhile");
     cmp_ok((judge($now - 5 * S, $key, @rule))[2], '<=', 20_000,
@@ -346,7 +399,7 @@ sub decide {
 }
 
 sub program {
-    my $line = join ' ', map { /\D/ && $_ ne '?' && $_ ne '+'
+    my $line = join ' ', map { /\D/ && !/^[?+]/
         ? sprintf '%.0f', $_ : $_ } @_;
 
     local $SIG{ALRM} = sub { die "the program does not answer: $line\n" };

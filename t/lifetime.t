@@ -171,8 +171,11 @@ $t->set(UMAMI => $umami->port(), CONNECTIONS => 256, HTTP2 => ' http2');
     $t->expect_alert(qr/worker_connections are not enough/);
     $t->run();
 
-    # a request that has begun, and others whose bodies are waited for, until
-    # there is no room for one more
+    # Redis is lost, then comes a request that has begun, and others whose
+    # bodies are waited for, until there is no room for one more
+    $t->wait_for(sub { $redis->cli('CLIENT', 'LIST') =~ /cmd=evalsha/ });
+    $redis->stop();
+    $t->waitforlog(qr/redis is away/);
     my $s = http_start("GET /visitor HTTP/1.1\r\nHost: localhost\r\nX-Visitor: "
         . visitor() . "\r\n");
     my @open;
@@ -182,6 +185,7 @@ $t->set(UMAMI => $umami->port(), CONNECTIONS => 256, HTTP2 => ' http2');
         while @open < 20 && (!@open || answered($open[-1]));
     cmp_ok(scalar @open, '<', 16, 'no room for one more');
     ok($t->waitforlog(qr/worker_connections are not enough/), 'exhausted');
+    $redis->start();
 
     is(response(http("\r\n", socket => $s, keepalive => 1))->{status}, 200,
         'who is in is served');

@@ -151,11 +151,14 @@ ngx_umami_fuzz_read(ngx_umami_resp_t *resp, u_char *data, size_t size,
 static void
 ngx_umami_fuzz_look(ngx_umami_resp_reply_t *reply, ngx_umami_fuzz_t *seen)
 {
-    size_t  i;
+    size_t                  i;
+    ngx_uint_t              n, top;
+    ngx_umami_resp_item_t  *item;
+    ngx_umami_resp_walk_t   walk, tree;
 
     seen->replies++;
 
-    if (reply->nintegers > NGX_UMAMI_RESP_MAX_ARRAY
+    if (reply->nintegers > NGX_UMAMI_RESP_MAX_INTS
         || reply->text.len > NGX_UMAMI_RESP_MAX_BULK
         || reply->type > NGX_UMAMI_RESP_ARRAY)
     {
@@ -177,6 +180,41 @@ ngx_umami_fuzz_look(ngx_umami_resp_reply_t *reply, ngx_umami_fuzz_t *seen)
     ngx_umami_fuzz_add(seen, reply->integers,
                        reply->nintegers * sizeof(int64_t));
     ngx_umami_fuzz_add(seen, reply->text.data, reply->text.len);
+
+    /* every element is met once, in order or level by level */
+
+    ngx_umami_resp_walk(&walk, reply);
+
+    for (n = 0; (item = ngx_umami_resp_item(&walk)) != NULL; n++) {
+
+        if (item->type > NGX_UMAMI_RESP_ARRAY
+            || (item->type == NGX_UMAMI_RESP_ARRAY && item->number < 0)
+            || item->text.len > NGX_UMAMI_RESP_MAX_BULK)
+        {
+            abort();
+        }
+
+        ngx_umami_fuzz_add(seen, &item->type, sizeof(item->type));
+        ngx_umami_fuzz_add(seen, &item->number, sizeof(item->number));
+        ngx_umami_fuzz_add(seen, item->text.data, item->text.len);
+    }
+
+    if (n != reply->nitems || n > NGX_UMAMI_RESP_MAX_ITEMS) {
+        abort();
+    }
+
+    ngx_umami_resp_walk(&tree, reply);
+
+    for (top = 0; tree.pos < tree.last; top++) {
+        ngx_umami_resp_skip(&tree, 1);
+    }
+
+    ngx_umami_resp_walk(&tree, reply);
+    ngx_umami_resp_skip(&tree, top);
+
+    if (tree.pos != tree.last || top > NGX_UMAMI_RESP_MAX_ARRAY) {
+        abort();
+    }
 }
 
 

@@ -15,9 +15,10 @@
  *     how now cost key form limit rate period dry [key form ...]
  *
  * with "+" for how, and then what all rules allow is charged, or "?", and then
- * nothing is.  A key is the number of a counter, and all begin at zero; dry is
- * 1 where a refusal is only told.  Each line is answered with three numbers for
- * each rule: allowed, remaining, retry.
+ * nothing is; a number after it divides the rules among so many tasks.  A key
+ * is the number of a counter, and all begin at zero; dry is 1 where a refusal
+ * is only told.  Each line is answered with three numbers for each rule:
+ * allowed, remaining, retry.
  *
  * Called with the word "lua", it prints the text that Redis is given.
  */
@@ -35,8 +36,8 @@ typedef struct {
 } counter_ask_t;
 
 
-static ngx_uint_t counter_asks(counter_ask_t *ask, uint64_t *now,
-    uint64_t *cost);
+static ngx_uint_t counter_asks(counter_ask_t *ask, ngx_uint_t tasks,
+    uint64_t *now, uint64_t *cost);
 static uint64_t counter_number(void);
 static void counter_decide(ngx_umami_counter_t *counters, counter_ask_t *ask,
     ngx_uint_t n, uint64_t now, uint64_t cost, ngx_uint_t charge);
@@ -69,7 +70,7 @@ main(int argc, char **argv)
     while (getline(&line, &size, stdin) > 0) {
 
         how = strtok(line, " \n");
-        n = counter_asks(ask, &now, &cost);
+        n = counter_asks(ask, strtoul(how + 1, NULL, 10), &now, &cost);
 
         counter_decide(counters, ask, n, now, cost, *how == '+');
 
@@ -92,10 +93,12 @@ main(int argc, char **argv)
 
 
 static ngx_uint_t
-counter_asks(counter_ask_t *ask, uint64_t *now, uint64_t *cost)
+counter_asks(counter_ask_t *ask, ngx_uint_t tasks, uint64_t *now,
+    uint64_t *cost)
 {
-    char        *field;
-    ngx_uint_t   n;
+    char                      *field;
+    ngx_uint_t                 n;
+    ngx_umami_counter_rule_t   rule;
 
     *now = counter_number();
     *cost = counter_number();
@@ -113,6 +116,11 @@ counter_asks(counter_ask_t *ask, uint64_t *now, uint64_t *cost)
         ask[n].rule.limit = counter_number();
         ask[n].rule.rate = counter_number();
         ask[n].rule.period = counter_number();
+
+        if (tasks) {
+            rule = ask[n].rule;
+            ngx_umami_counter_share(&rule, tasks, &ask[n].rule);
+        }
 
         ask[n].dry = counter_number();
     }

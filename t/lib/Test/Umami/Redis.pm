@@ -18,6 +18,61 @@ use Test::Umami ();
 sub real { shift; return Test::Umami::Redis::Real->new(@_) }
 sub fake { shift; return Test::Umami::Redis::Fake->new(@_) }
 
+# A Redis Cluster of so many nodes, each with its part of the slots.
+
+sub cluster {
+    my ($class, $t, $n, %opt) = @_;
+    my @nodes = map { $class->node($t, %opt) } 1 .. $n;
+
+    for my $i (0 .. $n - 1) {
+        $nodes[$i]->cli('CLUSTER', 'ADDSLOTS', int(16384 * $i / $n)
+            .. int(16384 * ($i + 1) / $n) - 1);
+        $nodes[0]->meet($nodes[$i]) if $i;
+    }
+
+    $t->wait_for(sub { $n * $n == map { @{$_->cli('CLUSTER', 'SLOTS')} }
+        grep { $_->cli('CLUSTER', 'INFO') =~ /state:ok/ } @nodes }, 20,
+        'all nodes to know each other') or die "no cluster\n";
+
+    return @nodes;
+}
+
+sub node {
+    my (undef, $t, %opt) = @_;
+    my $port = $t->free_port();
+    my $bus = version() < 7 ? $port + 10000 : $t->free_port();
+
+    return Test::Umami::Redis::Real->new($t, %opt, port => $port, bus => $bus,
+        conf => [ 'cluster-enabled yes', 'cluster-node-timeout 2000',
+            'cluster-require-full-coverage no',
+            version() < 7 ? () : "cluster-port $bus", @{$opt{conf} // []} ]);
+}
+
+sub version {
+    my $program = Test::Umami::find_binary('redis-server');
+    return ((Test::Umami::capture([$program, '--version']))[1]
+        =~ /v=(\d+)/)[0];
+}
+
+sub meet {
+    my ($self, $node) = @_;
+    return $self->cli('CLUSTER', 'MEET', '127.0.0.1', $node->{port},
+        $node->{bus});
+}
+
+# A sentinel that watches a primary of that name, together with others.
+
+sub sentinel {
+    my (undef, $t, $primary, $name, %opt) = @_;
+    my ($port, $password) = @{$primary}{qw/ port password /};
+
+    return Test::Umami::Redis::Real->new($t, %opt, sentinel => [
+        "sentinel monitor $name 127.0.0.1 $port 2",
+        "sentinel down-after-milliseconds $name 1000",
+        "sentinel failover-timeout $name 5000",
+        $password ? "sentinel auth-pass $name $password" : () ]);
+}
+
 # One command and its reply: a string, undef (nil), a list reference, or as
 # redis-cli prints it "(error) ...".  Dies if there is no answer in 5 s.
 
@@ -106,8 +161,9 @@ sub new {
 
     open my $conf, '>', "$dir/redis.conf" or die "$dir/redis.conf: $!\n";
     print $conf map { "$_\n" } "bind 127.0.0.1", "port $self->{port}",
-        "unixsocket $dir/socket", 'unixsocketperm 777', "dir $dir",
-        'save ""', 'appendonly no', 'daemonize no', 'databases 16',
+        "dir $dir", 'daemonize no', @{$opt{sentinel} // [
+            "unixsocket $dir/socket", 'unixsocketperm 777', 'save ""',
+            'appendonly no', 'databases 16' ]},
         $opt{password} ? "requirepass $opt{password}" : (),
         @{$opt{conf} // []};
     close $conf;
@@ -135,7 +191,8 @@ sub start {
     my $name = substr $self->{dir}, 1 + length $self->{t}->testdir();
 
     $self->{pid} = $self->{t}->run_daemon({ log => "$name/log" },
-        'redis-server', "$self->{dir}/redis.conf");
+        'redis-server', "$self->{dir}/redis.conf",
+        $self->{sentinel} ? '--sentinel' : ());
 
     my $up;
     $self->{t}->wait_for(sub {
@@ -391,6 +448,7 @@ sub scripts {
     $learn->($first) if $command eq 'EVAL';
     return $mode{noscript}{reply}
         if $command eq 'EVALSHA' && !-e $known->($first);
+    return value(1) if ($args[1] // '') =~ /^umami:\{tasks\}/;
     return value($self->controlled('script') // 1);
 }
 
