@@ -155,6 +155,7 @@ typedef struct {
     ngx_uint_t                  status;     /* of a refusal */
     ngx_uint_t                  on_error;   /* ngx_umami_rule_on_error_e */
     ngx_flag_t                  dry_run;
+    ngx_flag_t                  lease;
     ngx_flag_t                  early;      /* key and cost need no body */
 
     ngx_str_t                   prefix;     /* of the key in Redis */

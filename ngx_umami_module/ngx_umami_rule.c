@@ -20,6 +20,7 @@
 #define NGX_UMAMI_RULE_STATUS      0x10
 #define NGX_UMAMI_RULE_ON_ERROR    0x20
 #define NGX_UMAMI_RULE_DRY_RUN     0x40
+#define NGX_UMAMI_RULE_LEASE       0x80
 
 /* what a leased bucket holds at least: what the rate brings in 1/5 s */
 #define NGX_UMAMI_RULE_LEASE_PART  5
@@ -39,6 +40,7 @@ static char *ngx_umami_rule_window(ngx_umami_rule_t *rule, ngx_str_t *value);
 static char *ngx_umami_rule_status(ngx_umami_rule_t *rule, ngx_str_t *value);
 static char *ngx_umami_rule_on_error(ngx_umami_rule_t *rule, ngx_str_t *value);
 static char *ngx_umami_rule_dry_run(ngx_umami_rule_t *rule, ngx_str_t *value);
+static char *ngx_umami_rule_lease(ngx_umami_rule_t *rule, ngx_str_t *value);
 static ngx_uint_t ngx_umami_rule_early_variable(ngx_str_t *name);
 
 
@@ -51,6 +53,7 @@ static ngx_umami_rule_word_t  ngx_umami_rule_words[] = {
     { ngx_string("on_error="), NGX_UMAMI_RULE_ON_ERROR,
       ngx_umami_rule_on_error },
     { ngx_string("dry_run"), NGX_UMAMI_RULE_DRY_RUN, ngx_umami_rule_dry_run },
+    { ngx_string("lease="), NGX_UMAMI_RULE_LEASE, ngx_umami_rule_lease },
     { ngx_null_string, 0, NULL }
 };
 
@@ -248,6 +251,20 @@ static char *
 ngx_umami_rule_dry_run(ngx_umami_rule_t *rule, ngx_str_t *value)
 {
     rule->dry_run = 1;
+
+    return NULL;
+}
+
+
+static char *
+ngx_umami_rule_lease(ngx_umami_rule_t *rule, ngx_str_t *value)
+{
+    if (ngx_strcmp(value->data, "on") == 0) {
+        rule->lease = 1;
+
+    } else if (ngx_strcmp(value->data, "off") != 0) {
+        return "is invalid, it takes \"on\" or \"off\"";
+    }
 
     return NULL;
 }

@@ -479,9 +479,14 @@ sub told {
         sort keys %all;
 }
 
+# Evaluations, but those by which the tasks tell that they live.
+
 sub commands {
-    return $redis->cli('INFO', 'commandstats') =~ /cmdstat_evalsha:calls=(\d+)/
-        ? $1 : 0;
+    my $stats = $redis->cli('INFO', 'commandstats');
+    my ($all, $alive) = map { $stats =~ /cmdstat_$_:calls=(\d+)/ ? $1 : 0 }
+        qw/ evalsha zadd /;
+
+    return $all - $alive;
 }
 
 # What the only counter of a rule holds, in requests.
