@@ -43,7 +43,6 @@
 #define LEASE_BUDGET   5000                  /* us */
 #define LEASE_PHASE    210000                /* us, of equal demand */
 
-
 #define LEASE_LOST     1
 #define LEASE_KILLED   2
 #define LEASE_PHASES   4
