@@ -47,6 +47,10 @@ extern ngx_module_t  ngx_http_umami_limit_module;
 ngx_int_t ngx_http_umami_limit_redis(ngx_http_request_t *r,
     ngx_http_umami_limit_ctx_t *lctx);
 
+/* a request that is to be suspended: what it waits for has an end in time */
+void ngx_http_umami_limit_hurry(ngx_http_request_t *r,
+    ngx_http_umami_limit_ctx_t *lctx);
+
 /* ngx_http_umami_limit_module.c */
 
 /* judges the first "n" of the rules */
