@@ -134,6 +134,9 @@ ngx_umami_script_create(ngx_pool_t *pool, ngx_str_t *source,
 
     name.len = p - name.data;
 
+    script->name.data = name.data + sizeof("script ") - 1;
+    script->name.len = name.len - (sizeof("script ") - 1);
+
     n = ngx_umami_store_register(store, &name);
     if (n == NGX_ERROR) {
         return NULL;
@@ -231,7 +234,7 @@ ngx_umami_script_load(ngx_umami_script_t *script, ngx_log_t *log)
     }
 
     if (script->dir.len
-        && ngx_umami_script_file_read(pool, &script->dir, &script->source,
+        && ngx_umami_script_file_read(pool, &script->dir, &script->name,
                                       NGX_UMAMI_TRACKER_MAX, &body, &modified)
            == NGX_OK)
     {
@@ -487,7 +490,7 @@ ngx_umami_script_keep(ngx_umami_script_t *script, ngx_str_t *body)
 
     head = (ngx_umami_script_head_t *) copy->data;
 
-    if (ngx_umami_script_file_write(pool, &script->dir, &script->source, body,
+    if (ngx_umami_script_file_write(pool, &script->dir, &script->name, body,
                                     head->current.modified, &err)
         == NGX_OK)
     {

@@ -67,6 +67,7 @@ typedef struct {
     ngx_socket_t               fd;          /* -1: for the timer's log */
 
     /* configuration */
+    ngx_str_t                  name;        /* what follows, of three */
     ngx_str_t                  source;      /* Umami's path */
     ngx_str_t                  endpoint;    /* inside, or empty: its default */
     ngx_str_t                  collect;     /* in its place, or empty */

@@ -10,7 +10,7 @@
 #include "ngx_umami_script_file.h"
 
 
-/* of the first line: "umami_script 1 HASH LENGTH MODIFIED SOURCE" */
+/* of the first line: "umami_script 1 HASH LENGTH MODIFIED NAME" */
 #define NGX_UMAMI_SCRIPT_FILE_HEAD  512
 #define NGX_UMAMI_SCRIPT_FILE_HASH  (NGX_UMAMI_HMAC_LEN * 2)
 
@@ -18,12 +18,12 @@
 static const char *ngx_umami_script_file_open(ngx_pool_t *pool,
     ngx_str_t *name, size_t max, ngx_str_t *text, ngx_file_info_t *info,
     ngx_fd_t fd);
-static const char *ngx_umami_script_file_judge(ngx_str_t *source,
+static const char *ngx_umami_script_file_judge(ngx_str_t *script,
     ngx_str_t *text, ngx_str_t *body, time_t *modified);
 static ngx_int_t ngx_umami_script_file_word(u_char **p, u_char *last,
     ngx_str_t *word);
 static ngx_int_t ngx_umami_script_file_name(ngx_pool_t *pool, ngx_str_t *dir,
-    ngx_str_t *source, ngx_str_t *name, ngx_str_t *temp);
+    ngx_str_t *script, ngx_str_t *name, ngx_str_t *temp);
 static ngx_int_t ngx_umami_script_file_put(ngx_str_t *name, ngx_str_t *parts,
     ngx_uint_t n, ngx_err_t *err);
 static ngx_int_t ngx_umami_script_file_hash(ngx_str_t *body, u_char *hash);
@@ -104,14 +104,14 @@ ngx_umami_script_file_open(ngx_pool_t *pool, ngx_str_t *name, size_t max,
 
 ngx_int_t
 ngx_umami_script_file_read(ngx_pool_t *pool, ngx_str_t *dir,
-    ngx_str_t *source, size_t max, ngx_str_t *body, time_t *modified)
+    ngx_str_t *script, size_t max, ngx_str_t *body, time_t *modified)
 {
     ngx_err_t         err;
     ngx_str_t         name, temp, text;
     const char       *fault;
     ngx_file_info_t   info, folder;
 
-    if (ngx_umami_script_file_name(pool, dir, source, &name, &temp)
+    if (ngx_umami_script_file_name(pool, dir, script, &name, &temp)
         != NGX_OK)
     {
         return NGX_ERROR;
@@ -134,7 +134,7 @@ ngx_umami_script_file_read(ngx_pool_t *pool, ngx_str_t *dir,
             fault = "belongs to somebody else";
 
         } else {
-            fault = ngx_umami_script_file_judge(source, &text, body, modified);
+            fault = ngx_umami_script_file_judge(script, &text, body, modified);
         }
     }
 
@@ -144,19 +144,19 @@ ngx_umami_script_file_read(ngx_pool_t *pool, ngx_str_t *dir,
 
     ngx_log_error(NGX_LOG_WARN, pool->log, err,
                   "umami script \"%V\": the copy in \"%V\" is not used, it %s",
-                  source, &name, fault);
+                  script, &name, fault);
 
     return NGX_ERROR;
 }
 
 
 static const char *
-ngx_umami_script_file_judge(ngx_str_t *source, ngx_str_t *text,
+ngx_umami_script_file_judge(ngx_str_t *script, ngx_str_t *text,
     ngx_str_t *body, time_t *modified)
 {
     off_t       len;
     u_char     *p, *last, *end;
-    ngx_str_t   words[6];
+    ngx_str_t   words[5];
     ngx_uint_t  i;
     u_char      hash[NGX_UMAMI_SCRIPT_FILE_HASH];
 
@@ -169,7 +169,7 @@ ngx_umami_script_file_judge(ngx_str_t *source, ngx_str_t *text,
 
     p = text->data;
 
-    for (i = 0; i < 6; i++) {
+    for (i = 0; i < 5; i++) {
         if (ngx_umami_script_file_word(&p, last, &words[i]) != NGX_OK) {
             return "has no first line of ours";
         }
@@ -178,7 +178,7 @@ ngx_umami_script_file_judge(ngx_str_t *source, ngx_str_t *text,
     len = ngx_atoof(words[3].data, words[3].len);
     *modified = ngx_atotm(words[4].data, words[4].len);
 
-    if (p != last + 1
+    if (p >= last
         || words[0].len != ngx_umami_script_file_magic.len
         || ngx_memcmp(words[0].data, ngx_umami_script_file_magic.data,
                       words[0].len) != 0
@@ -191,8 +191,8 @@ ngx_umami_script_file_judge(ngx_str_t *source, ngx_str_t *text,
         return "has no first line of ours";
     }
 
-    if (words[5].len != source->len
-        || ngx_memcmp(words[5].data, source->data, source->len) != 0)
+    if ((size_t) (last - p) != script->len
+        || ngx_memcmp(p, script->data, script->len) != 0)
     {
         return "is of another script";
     }
@@ -242,7 +242,7 @@ ngx_umami_script_file_word(u_char **p, u_char *last, ngx_str_t *word)
 
 ngx_int_t
 ngx_umami_script_file_write(ngx_pool_t *pool, ngx_str_t *dir,
-    ngx_str_t *source, ngx_str_t *body, time_t modified, ngx_err_t *err)
+    ngx_str_t *script, ngx_str_t *body, time_t modified, ngx_err_t *err)
 {
     ngx_str_t  name, temp, parts[2];
     u_char     hash[NGX_UMAMI_SCRIPT_FILE_HASH];
@@ -250,7 +250,7 @@ ngx_umami_script_file_write(ngx_pool_t *pool, ngx_str_t *dir,
 
     *err = NGX_ENOMEM;
 
-    if (ngx_umami_script_file_name(pool, dir, source, &name, &temp) != NGX_OK
+    if (ngx_umami_script_file_name(pool, dir, script, &name, &temp) != NGX_OK
         || ngx_umami_script_file_hash(body, hash) != NGX_OK)
     {
         return NGX_ERROR;
@@ -262,7 +262,7 @@ ngx_umami_script_file_write(ngx_pool_t *pool, ngx_str_t *dir,
                                 &ngx_umami_script_file_magic,
                                 &ngx_umami_script_file_form,
                                 (size_t) NGX_UMAMI_SCRIPT_FILE_HASH, hash,
-                                body->len, modified, source)
+                                body->len, modified, script)
                    - head;
     parts[1] = *body;
 
@@ -331,13 +331,13 @@ ngx_umami_script_file_put(ngx_str_t *name, ngx_str_t *parts, ngx_uint_t n,
 
 static ngx_int_t
 ngx_umami_script_file_name(ngx_pool_t *pool, ngx_str_t *dir,
-    ngx_str_t *source, ngx_str_t *name, ngx_str_t *temp)
+    ngx_str_t *script, ngx_str_t *name, ngx_str_t *temp)
 {
     u_char      c, *p;
     size_t      len;
     ngx_uint_t  i;
 
-    len = dir->len + 1 + source->len * 3 + 1;
+    len = dir->len + 1 + script->len * 3 + 1;
 
     name->data = ngx_pnalloc(pool, len);
     temp->data = ngx_pnalloc(pool, len + NGX_INT64_LEN + sizeof(".tmp."));
@@ -349,8 +349,8 @@ ngx_umami_script_file_name(ngx_pool_t *pool, ngx_str_t *dir,
     p = ngx_cpymem(name->data, dir->data, dir->len);
     *p++ = '/';
 
-    for (i = 1; i < source->len; i++) {
-        c = source->data[i];
+    for (i = 1; i < script->len; i++) {
+        c = script->data[i];
 
         if ((c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z')
             || (c >= 'a' && c <= 'z') || c == '-' || c == '_'

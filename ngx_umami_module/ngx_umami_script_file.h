@@ -14,7 +14,7 @@
 
 /*
  * A script on disk, as Umami gave it.  What is kept has a first line that tells
- * its source, its length and its hash, so that a file that was cut, changed or
+ * its name, its length and its hash, so that a file that was cut, changed or
  * is another's is known; it is replaced by a rename.
  */
 
@@ -30,11 +30,11 @@ const char *ngx_umami_script_file_load(ngx_pool_t *pool, ngx_str_t *name,
  * believed, and a line of the log says why.
  */
 ngx_int_t ngx_umami_script_file_read(ngx_pool_t *pool, ngx_str_t *dir,
-    ngx_str_t *source, size_t max, ngx_str_t *body, time_t *modified);
+    ngx_str_t *script, size_t max, ngx_str_t *body, time_t *modified);
 
 /* NGX_ERROR is not told: the caller knows whether it is news */
 ngx_int_t ngx_umami_script_file_write(ngx_pool_t *pool, ngx_str_t *dir,
-    ngx_str_t *source, ngx_str_t *body, time_t modified, ngx_err_t *err);
+    ngx_str_t *script, ngx_str_t *body, time_t modified, ngx_err_t *err);
 
 
 #endif /* _NGX_UMAMI_SCRIPT_FILE_H_INCLUDED_ */
