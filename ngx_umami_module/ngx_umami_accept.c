@@ -198,7 +198,7 @@ ngx_umami_accept_is(u_char *p, u_char *last, char *name)
 
         c = (*p >= 'A' && *p <= 'Z') ? *p | 0x20 : *p;
 
-        if (c != (u_char) *name) {
+        if (c == '\0' || c != (u_char) *name) {
             return 0;
         }
     }
