@@ -372,6 +372,7 @@ ngx_uint_t ngx_http_umami_over_known(ngx_http_request_t *r,
     ngx_http_umami_limit_ctx_t *lctx);
 void ngx_http_umami_over_remember(ngx_http_request_t *r,
     ngx_http_umami_limit_ctx_t *lctx);
+ngx_umami_over_t *ngx_http_umami_over_table(ngx_conf_t *cf);
 
 ngx_int_t ngx_http_umami_over_step(ngx_http_request_t *r,
     ngx_http_umami_ctx_t *ctx);
