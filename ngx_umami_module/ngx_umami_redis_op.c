@@ -159,7 +159,22 @@ ngx_umami_redis_op_hold(ngx_umami_redis_op_t *op)
 }
 
 
-/* the link is ready, or replies have come */
+/* replies have come */
+
+void
+ngx_umami_redis_op_more(ngx_umami_redis_t *redis)
+{
+    if (redis->nheld) {
+        redis->window = ngx_min(redis->window * 2, NGX_UMAMI_REDIS_MAX_OPS);
+        ngx_umami_redis_op_release(redis);
+
+    } else if (redis->nsent == 0) {
+        redis->window = NGX_UMAMI_REDIS_WINDOW;
+    }
+}
+
+
+/* as many as the window has room for */
 
 void
 ngx_umami_redis_op_release(ngx_umami_redis_t *redis)

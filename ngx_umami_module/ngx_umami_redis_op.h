@@ -211,6 +211,7 @@ ngx_int_t ngx_umami_redis_op_args(ngx_umami_redis_op_t *op, ngx_uint_t nkeys,
     ngx_uint_t nargs, ngx_str_t *args);
 void ngx_umami_redis_op_hold(ngx_umami_redis_op_t *op);
 void ngx_umami_redis_op_release(ngx_umami_redis_t *redis);
+void ngx_umami_redis_op_more(ngx_umami_redis_t *redis);
 ngx_int_t ngx_umami_redis_op_send(ngx_umami_redis_op_t *op);
 void ngx_umami_redis_op_wait(ngx_umami_redis_op_t *op, ngx_msec_t budget,
     ngx_umami_redis_pt handler, void *data);

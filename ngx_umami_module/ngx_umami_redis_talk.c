@@ -28,7 +28,6 @@ typedef struct {
 static ngx_int_t ngx_umami_redis_greet(ngx_umami_redis_t *redis,
     ngx_umami_redis_command_e command, ngx_uint_t script);
 static void ngx_umami_redis_ready(ngx_umami_redis_t *redis);
-static void ngx_umami_redis_more(ngx_umami_redis_t *redis);
 static void ngx_umami_redis_written(ngx_queue_t *queue);
 static void ngx_umami_redis_answer(ngx_umami_redis_op_t *op,
     ngx_umami_resp_reply_t *answer);
@@ -220,7 +219,7 @@ ngx_umami_redis_talk_read(void *data, u_char *pos, u_char *last)
     }
 
     if (redis->ready) {
-        ngx_umami_redis_more(redis);
+        ngx_umami_redis_op_more(redis);
 
         if (generation != redis->link.generation) {
             return;
@@ -231,21 +230,6 @@ ngx_umami_redis_talk_read(void *data, u_char *pos, u_char *last)
 
     if (redis->nsent == 0 && redis->suspect) {
         ngx_umami_redis_talk_watch(redis);
-    }
-}
-
-
-static void
-ngx_umami_redis_more(ngx_umami_redis_t *redis)
-{
-    if (redis->nheld) {
-        redis->window = ngx_min(redis->window * 2, NGX_UMAMI_REDIS_MAX_OPS);
-        ngx_umami_redis_op_release(redis);
-        return;
-    }
-
-    if (redis->nsent == 0) {
-        redis->window = NGX_UMAMI_REDIS_WINDOW;
     }
 }
 
