@@ -121,14 +121,20 @@ ngx_str_t  ngx_umami_counter_lease_lua = ngx_string(
     NGX_UMAMI_COUNTER_LUA_USED
     "local cost, free = 0, math.floor(math.max(0, limit - used) / 1000000)\n"
     "if want < 0 then\n"
-    "  if form == 0 or c == tonumber(ARGV[7]) then\n"
+    "  local n = tonumber(ARGV[7])\n"
+    "  if form == 0 or c == n then\n"
     "    cost = math.max(want, -a)\n"
+    "    used, a = used + cost, a + cost\n"
+    "  elseif c == n + 1 then\n"
+    "    cost = math.max(want, -b)\n"
+    "    b, fades = b + cost, math.floor((b + cost) * (left / w))\n"
+    "    used = a + fades\n"
     "  end\n"
     "elseif need <= free then\n"
     "  cost = math.max(need, math.min(want, math.ceil(free / 2))) * 1000000\n"
+    "  used, a = used + cost, a + cost\n"
     "end\n"
     "if cost ~= 0 then\n"
-    "  used, a = used + cost, a + cost\n"
     "  redis.call('SET', key, " NGX_UMAMI_COUNTER_LUA_VALUE ", 'PX',\n"
     "             " NGX_UMAMI_COUNTER_LUA_EXPIRY ")\n"
     "  need, free = 0, math.floor(math.max(0, limit - used) / 1000000)\n"
@@ -136,7 +142,7 @@ ngx_str_t  ngx_umami_counter_lease_lua = ngx_string(
     "local over = used + math.max(free + 1, need) * 1000000 - limit\n"
     NGX_UMAMI_COUNTER_LUA_WAIT
     "if cost > 0 then cost = cost / 1000000 end\n"
-    "return { cost, free, wait, math.floor((left or 0) / 1000), c }\n");
+    "return { cost, free, wait, math.floor(left / 1000), c }\n");
 
 
 void

@@ -92,8 +92,9 @@ extern ngx_str_t  ngx_umami_counter_lua;
  * charged, 0 for none; how many remain; after how many milliseconds there is
  * one more, or what was needed; those until the window ends; its number.
  *
- * A negative "want" gives back millionths of requests, to a window only while
- * it has that number.  The first integer is then what was taken off, negative.
+ * A negative "want" gives back millionths of requests, to the window of that
+ * number while it is the last one or the one before.  The first integer is
+ * then what was taken off, negative.
  */
 extern ngx_str_t  ngx_umami_counter_lease_lua;
 

@@ -23,7 +23,10 @@
 #define NGX_UMAMI_RULE_LEASE       0x80
 
 /* what a leased bucket holds at least: what the rate brings in 1/5 s */
-#define NGX_UMAMI_RULE_LEASE_PART  5
+#define NGX_UMAMI_RULE_LEASE_PART    5
+
+/* seconds; at the end of each, what a few blocks hold is not allowed */
+#define NGX_UMAMI_RULE_LEASE_WINDOW  10
 
 
 typedef struct {
@@ -380,6 +383,12 @@ ngx_umami_rule_finish(ngx_umami_rule_t *rule)
 
     } else {
         rule->counter.form = NGX_UMAMI_COUNTER_WINDOW;
+
+        if (rule->lease && rule->counter.period < NGX_UMAMI_RULE_LEASE_WINDOW)
+        {
+            return "needs a \"window=\" of at least 10s for \"lease=on\": "
+                   "blocks do not fit into a shorter one";
+        }
     }
 
     return NULL;

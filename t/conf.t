@@ -520,7 +520,8 @@ my $key = 'key=$umami_client';
 for my $text ("a $key rate=60r/m burst=30", "a $key rate=1r/s",
     "a $key rate=5r/h", "a $key rate=1000000r/d burst=0",
     "a $key quota=1 window=1s", "a $key quota=1000000 window=31d",
-    "a $key quota=1 window=1s lease=on", "a $key rate=1r/s lease=off",
+    "a $key quota=1 window=10s lease=on", "a $key quota=1 window=9s",
+    "a $key rate=1r/s lease=off",
     "a $key rate=1000r/s burst=199 lease=on", "a $key rate=5r/s lease=on",
     "a $key rate=1000r/s lease=off",
     'a-b' =~ s/-/_/r . ' key=$umami_website$arg_x quota=5 window=1h',
@@ -586,6 +587,8 @@ for (["a $key", 'the rule "a" in "umami_limit_rule" has neither "rate=" nor '
         . '"umami_limit_rule"...a number'] } '', qw/ x -1 1000000001 /),
     (map { ["a $key rate=1r/s lease=$_", "\"lease=$_\" in "
         . '"umami_limit_rule"...it takes "on" or "off"'] } '', qw/ yes onn /),
+    ["a $key quota=9 window=9s lease=on", 'needs a "window=" of at least 10s '
+        . 'for "lease=on"'],
     (map { ["a $key lease=on $_", 'needs a larger "burst=" for "lease=on"'
         . '...what the rate brings in 200 ms'] } 'rate=6r/s',
         'rate=1000r/s burst=198', 'rate=60000r/m burst=10'),

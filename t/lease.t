@@ -55,7 +55,8 @@ for (
     ['over it, 8 workers' => bucket(500, 1, 100), 8, 800, 0.98],
     ['far over it' => bucket(500, 1, 100), 8, 10_000, 0.98],
     ['a slow one' => bucket(60, 60, 30), 4, 100, 0.98],
-    ['a window' => window(5000, 10), 4, 800, 0.98],
+    ['the shortest window' => window(5000, 10), 4, 800, 0.98],
+    ['the shortest window, 8 workers' => window(5000, 10), 8, 800, 0.98],
     ['a wide window' => window(100_000, 60), 8, 5000, 0.99],
 ) {
     my ($name, $rule, $workers, $demand, $part) = @$_;

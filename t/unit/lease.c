@@ -43,7 +43,6 @@
 #define LEASE_BUDGET   5000                  /* us */
 #define LEASE_PHASE    210000                /* us, of equal demand */
 
-
 #define LEASE_LOST     1
 #define LEASE_KILLED   2
 #define LEASE_PHASES   4
@@ -180,6 +179,14 @@ lease_block(ngx_umami_counter_rule_t *rule, ngx_umami_counter_t *counter,
 
     room = verdict.remaining;
     *granted = 0;
+    grant->left = 0;
+
+    if (rule->form == NGX_UMAMI_COUNTER_WINDOW) {
+        window = rule->period * 1000000;
+        grant->left = (counter->time + 1) * window;
+        grant->left = grant->left > now ? grant->left - now : 0;
+        grant->left = ngx_min(grant->left, window) / 1000;
+    }
 
     if (want >= 0) {
 
@@ -195,6 +202,11 @@ lease_block(ngx_umami_counter_rule_t *rule, ngx_umami_counter_t *counter,
         back = ngx_min((uint64_t) -want, counter->a);
         counter->a -= back;
         *granted = -(int64_t) back;
+
+    } else if (counter->time == number + 1) {
+        back = ngx_min((uint64_t) -want, counter->b);
+        counter->b -= back;
+        *granted = -(int64_t) back;
     }
 
     ngx_umami_counter_ask(rule, counter, now, 0, &verdict);
@@ -208,14 +220,6 @@ lease_block(ngx_umami_counter_rule_t *rule, ngx_umami_counter_t *counter,
 
     grant->granted = *granted;
     grant->number = counter->time;
-    grant->left = 0;
-
-    if (rule->form == NGX_UMAMI_COUNTER_WINDOW) {
-        window = rule->period * 1000000;
-        grant->left = (counter->time + 1) * window;
-        grant->left = grant->left > now ? grant->left - now : 0;
-        grant->left = ngx_min(grant->left, window) / 1000;
-    }
 
     if (*granted == 0) {
         *counter = before;
