@@ -311,6 +311,9 @@ ngx_http_umami_main_conf_t *ngx_http_umami_use(ngx_conf_t *cf);
 /* "env:NAME" by the variable's value, which must be there; errors are logged */
 ngx_int_t ngx_http_umami_value(ngx_conf_t *cf, ngx_str_t *value);
 
+/* NGX_DECLINED, with an error: its "name=" was given before, too */
+ngx_int_t ngx_http_umami_once(ngx_conf_t *cf, ngx_str_t *value);
+
 /* the one worker that refreshes and probes */
 ngx_flag_t ngx_http_umami_owner(void);
 
@@ -383,6 +386,7 @@ ngx_uint_t ngx_http_umami_over_known(ngx_http_request_t *r,
     ngx_http_umami_limit_ctx_t *lctx);
 void ngx_http_umami_over_remember(ngx_http_request_t *r,
     ngx_http_umami_limit_ctx_t *lctx);
+ngx_umami_over_t *ngx_http_umami_over_table(ngx_conf_t *cf);
 
 /*
  * What this worker has permits for, or knows that there are none, is set aside.

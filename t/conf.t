@@ -175,6 +175,8 @@ for (['127.0.0.1', 'has no scheme'],
     ['redis://127.0.0.1/1?cluster=on', 'has "cluster=on" and a database, a '
         . 'cluster has none but 0'],
     ['unix:/run/redis.sock?cluster=on', 'has "cluster=on" and a socket'],
+    ['redis://127.0.0.1?db=1&db=2', 'has a parameter twice'],
+    ['rediss://127.0.0.1?verify=on&db=2&&verify=off', 'has a parameter twice'],
     ['redis://127.0.0.1?cluster=yes', 'has an invalid parameter "cluster"'],
     ['redis://127.0.0.1?sentinel_password=pass-word',
         'has an invalid parameter "sentinel_password"'],
@@ -336,7 +338,13 @@ for (['cloudflare', 'unknown mode "cloudflare" in "umami_client", it is '
     (map { ["peer ipv6_prefix=$_", "invalid \"ipv6_prefix=$_\" in "
         . '"umami_client", it is a number of bits from 32 to 128'] }
         '', qw{ 0 31 129 -64 64x /64 99999999999999999999 }),
-    ['peer ipv6_prefix=64 ipv6_prefix=64', 'has "ipv6_prefix=" twice'],
+    ['peer ipv6_prefix=64 ipv6_prefix=64', '"ipv6_prefix=" in "umami_client" '
+        . 'is given twice, remove one'],
+    ["cloudfront $long unproven=refuse unproven=forwarded", '"unproven=" in '
+        . '"umami_client" is given twice, remove one'],
+    ['forwarded trusted=10.0.0.0/8, 192.168.0.0/16', 'invalid network "" in '
+        . '"trusted=" of "umami_client", write it as "10.0.0.0/8", and no '
+        . 'space after a comma'],
     ['off ipv6_prefix=64', 'has a parameter that its mode does not know'],
     ['cloudfront secert=an-edge-secret-of-some-length', 'has a parameter that'])
 {
@@ -449,6 +457,9 @@ for ('beacon', 'max_items=5', 'record max_items=5', 'pixel max_size=1k',
         . '"max_size=" and for a batch "max_items="');
 }
 
+bad(location => "umami_beacon $_;", '"' . (/.* (\w+=)/)[0] . '" in '
+    . '"umami_beacon" is given twice, remove one') for 'max_size=1k max_size=1k',
+    'batch max_items=5 max_size=1m max_items=6';
 bad(location => 'umami_beacon; umami_beacon;',
     '"umami_beacon" directive is duplicate');
 
