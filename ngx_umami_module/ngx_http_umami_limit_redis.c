@@ -26,6 +26,8 @@ static void ngx_http_umami_limit_reply(void *data,
     ngx_umami_redis_reply_t *reply);
 static void ngx_http_umami_limit_result(ngx_http_request_t *r,
     ngx_umami_redis_reason_e reason);
+static void ngx_http_umami_limit_failed(ngx_http_request_t *r,
+    ngx_http_umami_limit_ctx_t *lctx, ngx_umami_redis_reason_e reason);
 static void ngx_http_umami_limit_rest(ngx_http_request_t *r,
     ngx_http_umami_limit_ctx_t *lctx);
 static ngx_uint_t ngx_http_umami_limit_on_error(
@@ -51,6 +53,11 @@ ngx_http_umami_limit_redis(ngx_http_request_t *r,
     ngx_uint_t                   i;
     ngx_http_umami_main_conf_t  *umcf;
 
+    if (lctx->reason != NGX_UMAMI_REDIS_OK) {
+        ngx_http_umami_limit_failed(r, lctx, lctx->reason);
+        return NGX_OK;
+    }
+
     umcf = ngx_http_get_module_main_conf(r, ngx_umami_module);
 
     keys = ngx_palloc(r->pool, lctx->n
@@ -58,8 +65,7 @@ ngx_http_umami_limit_redis(ngx_http_request_t *r,
                                   + sizeof(ngx_http_umami_limit_group_t)));
 
     if (keys == NULL || ngx_http_umami_limit_keys(r, lctx, keys) != NGX_OK) {
-        ngx_http_umami_limit_result(r, NGX_UMAMI_REDIS_BUSY);
-        ngx_http_umami_limit_rest(r, lctx);
+        ngx_http_umami_limit_failed(r, lctx, NGX_UMAMI_REDIS_BUSY);
         return NGX_OK;
     }
 
@@ -212,7 +218,7 @@ ngx_http_umami_limit_ask(ngx_http_request_t *r,
     }
 
     group->op = ngx_umami_redis_eval(umcf->redis, ulmcf->script, group->n,
-                                     arg - args, args, ulmcf->timeout,
+                                     arg - args, args, umcf->limit_timeout,
                                      ngx_http_umami_limit_reply, group,
                                      &reason);
 
@@ -272,6 +278,17 @@ ngx_http_umami_limit_result(ngx_http_request_t *r,
     ulmcf = ngx_http_get_module_main_conf(r, ngx_http_umami_limit_module);
 
     ngx_http_umami_limit_count(r, ulmcf->redis + reason);
+}
+
+
+/* none of the rules could be asked for */
+
+static void
+ngx_http_umami_limit_failed(ngx_http_request_t *r,
+    ngx_http_umami_limit_ctx_t *lctx, ngx_umami_redis_reason_e reason)
+{
+    ngx_http_umami_limit_result(r, reason);
+    ngx_http_umami_limit_rest(r, lctx);
 }
 
 

@@ -22,7 +22,6 @@
 
 
 typedef struct {
-    ngx_msec_t                     timeout;
     ngx_umami_tasks_t             *tasks;     /* NULL: there is no Redis */
     ngx_flag_t                     used;
     ngx_uint_t                     script;

@@ -622,13 +622,17 @@ my $key = 'key=$umami_client';
 for my $text ("a $key rate=60r/m burst=30", "a $key rate=1r/s",
     "a $key rate=5r/h", "a $key rate=1000000r/d burst=0",
     "a $key quota=1 window=1s", "a $key quota=1000000 window=31d",
+    "a $key quota=1 window=10s lease=on", "a $key quota=1 window=9s",
+    "a $key rate=1r/s lease=off",
+    "a $key rate=1000r/s burst=199 lease=on", "a $key rate=5r/s lease=on",
+    "a $key rate=1000r/s lease=off",
     'a-b' =~ s/-/_/r . ' key=$umami_website$arg_x quota=5 window=1h',
     'x' x 32 . " $key rate=1r/s",
     (map { "a $key rate=1r/s $_" } qw/ cost=1 cost=1000000 cost=$arg_n
-        cost=1$arg_n exempt=10.0.0.0\/8 dry_run status=400 status=599 on_error=local on_error=allow
-        on_error=deny /, 'exempt=10.0.0.0/8,::1,192.0.2.1',
-        'exempt=10.0.0.0/8 exempt=::1'),
-    "a $key quota=5 window=1h cost=3 dry_run status=503 "
+        cost=1$arg_n exempt=10.0.0.0\/8 dry_run status=400 status=599
+        on_error=local on_error=allow on_error=deny lease=on lease=off /,
+        'exempt=10.0.0.0/8,::1,192.0.2.1', 'exempt=10.0.0.0/8 exempt=::1'),
+    "a $key quota=5 window=1h lease=on cost=3 dry_run status=503 "
         . 'on_error=allow exempt=::1')
 {
     good(http => "umami_limit_rule $text;");
@@ -653,7 +657,7 @@ for (["a $key", 'the rule "a" in "umami_limit_rule" has neither "rate=" nor '
     ["a $key quota=0 window=1h", 'quota...0...would refuse every request'],
     ["a $key rate=1r/s nodelay", '"nodelay" in "umami_limit_rule"..."key=", '
         . '"rate=" with "burst=" or "quota=" with "window=", and "cost=", '
-        . '"exempt=", "dry_run", "status=", "on_error="'],
+        . '"exempt=", "dry_run", "status=", "on_error=", "lease="'],
     (map { ["a $key rate=1r/s cost=$_", "\"cost=$_\" in \"umami_limit_rule\""
         . '...a number from 1 to 1000000, or variables'] }
         '', qw/ 0 -1 1000001 x 1.5 /),
@@ -666,10 +670,13 @@ for (["a $key", 'the rule "a" in "umami_limit_rule" has neither "rate=" nor '
         . 'to 599'] } '', qw/ 399 600 x 200 -429 /),
     (map { ["a $key rate=1r/s on_error=$_", "\"on_error=$_\"...takes "
         . '"local", "allow" or "deny"'] } '', qw/ allowed open /),
+    (map { ["a $key rate=1r/s lease=$_", "\"lease=$_\"...takes "
+        . '"on" or "off"'] } '', qw/ yes 5 /),
     (map { ["a $key rate=1r/s $_", "\"$_\" in \"umami_limit_rule\" is unknown"] }
-        qw/ dry_run=on dry_runs dry lease=on /),
+        qw/ dry_run=on dry_runs dry lease /),
     (map { ["a $key rate=1r/s $_ $_", "\"$_\" in \"umami_limit_rule\" is given "
-        . 'twice'] } qw/ cost=2 cost=$arg_n dry_run status=503 on_error=deny /),
+        . 'twice'] } qw/ cost=2 cost=$arg_n dry_run status=503 on_error=deny
+        lease=on /),
     ["a $key rate=1r/s cost=2 cost=\$arg_n", '"cost=$arg_n"...given twice'],
     ["A $key rate=1r/s", '"A"...1 to 32 lower case letters, digits and "_"'],
     ["'' $key rate=1r/s", '""...1 to 32 lower case letters'],
@@ -680,6 +687,13 @@ for (["a $key", 'the rule "a" in "umami_limit_rule" has neither "rate=" nor '
         '', qw{ 1 0r/s r/s 1000001r/s 1r/w -1r/s 1.5r/s }),
     (map { ["a $key rate=1r/s burst=$_", "\"burst=$_\" in "
         . '"umami_limit_rule"...a number'] } '', qw/ x -1 1000000001 /),
+    (map { ["a $key rate=1r/s lease=$_", "\"lease=$_\" in "
+        . '"umami_limit_rule"...it takes "on" or "off"'] } '', qw/ yes onn /),
+    ["a $key quota=9 window=9s lease=on", 'needs a "window=" of at least 10s '
+        . 'for "lease=on"'],
+    (map { ["a $key lease=on $_", 'needs a larger "burst=" for "lease=on"'
+        . '...what the rate brings in 200 ms'] } 'rate=6r/s',
+        'rate=1000r/s burst=198', 'rate=60000r/m burst=10'),
     (map { ["a $key quota=5 window=$_", "\"window=$_\" in "
         . '"umami_limit_rule"...a time from 1s to 31d'] } qw/ 0 x 32d /))
 {
