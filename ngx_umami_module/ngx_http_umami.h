@@ -275,6 +275,7 @@ struct ngx_http_umami_ctx_s {
     void                       *cors;
     ngx_str_t                   origin;
     ngx_uint_t                  origin_state;
+    ngx_uint_t                  preflight;  /* what was said of it */
 
     /* answer: why it is refused, and what is told with it */
     ngx_uint_t                  reason;
@@ -333,7 +334,8 @@ ngx_table_elt_t *ngx_http_umami_header(ngx_http_request_t *r,
 ngx_http_umami_rule_t *ngx_http_umami_rule_find(ngx_conf_t *cf,
     ngx_str_t *name);
 
-ngx_int_t ngx_http_umami_cors_preflight(ngx_http_request_t *r);
+/* remembers the policy, and answers preflights */
+ngx_int_t ngx_http_umami_cors_begin(ngx_http_request_t *r);
 ngx_int_t ngx_http_umami_cors_step(ngx_http_request_t *r,
     ngx_http_umami_ctx_t *ctx);
 ngx_int_t ngx_http_umami_cors_headers(ngx_http_request_t *r);
