@@ -15,6 +15,7 @@
 #include "ngx_umami_fetch.h"
 #include "ngx_umami_health.h"
 #include "ngx_umami_hmac.h"
+#include "ngx_umami_lease.h"
 #include "ngx_umami_local.h"
 #include "ngx_umami_over.h"
 #include "ngx_umami_postgres.h"
@@ -65,6 +66,8 @@ typedef struct {
     ngx_umami_postgres_t       *sites_postgres;
     ngx_umami_hmac_t           *hmac;
     ngx_umami_hmac_t           *daily;
+
+    ngx_msec_t                  limit_timeout;  /* of a question to Redis */
 
     ngx_array_t                 scripts;       /* ngx_umami_script_t * */
     ngx_array_t                 addresses;     /* ngx_http_umami_address_t */
@@ -166,6 +169,7 @@ typedef struct {
     ngx_uint_t                  status;     /* of a refusal */
     ngx_uint_t                  on_error;   /* ngx_umami_rule_on_error_e */
     ngx_flag_t                  dry_run;
+    ngx_flag_t                  lease;
     ngx_flag_t                  early;      /* key and cost need no body */
 
     ngx_str_t                   prefix;     /* of the key in Redis */
@@ -208,6 +212,7 @@ typedef enum {
     NGX_HTTP_UMAMI_LIMIT_ASKED,             /* where its counter lives */
     NGX_HTTP_UMAMI_LIMIT_LOCAL,             /* in place of Redis */
     NGX_HTTP_UMAMI_LIMIT_KNOWN,             /* from the worker's memory */
+    NGX_HTTP_UMAMI_LIMIT_LEASED,            /* by a permit, or for want of it */
     NGX_HTTP_UMAMI_LIMIT_LET,               /* by "on_error=allow" */
     NGX_HTTP_UMAMI_LIMIT_DENIED             /* by "on_error=deny" */
 } ngx_http_umami_limit_how_e;
@@ -229,6 +234,12 @@ typedef struct {
     ngx_uint_t                     n;
     ngx_umami_local_ask_t         *asks;
     ngx_http_umami_limit_t       **limits;
+
+    /* lease */
+    ngx_uint_t                     leased;     /* set aside behind these */
+    ngx_uint_t                     waits;
+    ngx_umami_redis_reason_e       reason;
+    ngx_umami_lease_wait_t         wait;
 
     /* of the questions to Redis, one for each slot */
     ngx_http_umami_limit_group_t  *groups;
@@ -278,6 +289,7 @@ struct ngx_http_umami_ctx_s {
     void                       *cors;
     ngx_str_t                   origin;
     ngx_uint_t                  origin_state;
+    ngx_uint_t                  preflight;  /* what was said of it */
 
     /* answer: why it is refused, and what is told with it */
     ngx_uint_t                  reason;
@@ -314,6 +326,9 @@ ngx_http_umami_main_conf_t *ngx_http_umami_use(ngx_conf_t *cf);
 /* "env:NAME" by the variable's value, which must be there; errors are logged */
 ngx_int_t ngx_http_umami_value(ngx_conf_t *cf, ngx_str_t *value);
 
+/* NGX_DECLINED, with an error: its "name=" was given before, too */
+ngx_int_t ngx_http_umami_once(ngx_conf_t *cf, ngx_str_t *value);
+
 /* the one worker that refreshes and probes */
 ngx_flag_t ngx_http_umami_owner(void);
 
@@ -333,7 +348,8 @@ ngx_table_elt_t *ngx_http_umami_header(ngx_http_request_t *r,
 ngx_http_umami_rule_t *ngx_http_umami_rule_find(ngx_conf_t *cf,
     ngx_str_t *name);
 
-ngx_int_t ngx_http_umami_cors_preflight(ngx_http_request_t *r);
+/* remembers the policy, and answers preflights */
+ngx_int_t ngx_http_umami_cors_begin(ngx_http_request_t *r);
 ngx_int_t ngx_http_umami_cors_step(ngx_http_request_t *r,
     ngx_http_umami_ctx_t *ctx);
 ngx_int_t ngx_http_umami_cors_headers(ngx_http_request_t *r);
@@ -386,6 +402,21 @@ ngx_uint_t ngx_http_umami_over_known(ngx_http_request_t *r,
     ngx_http_umami_limit_ctx_t *lctx);
 void ngx_http_umami_over_remember(ngx_http_request_t *r,
     ngx_http_umami_limit_ctx_t *lctx);
+ngx_umami_over_t *ngx_http_umami_over_table(ngx_conf_t *cf);
+
+/*
+ * What this worker has permits for, or knows that there are none, is set aside.
+ * NGX_OK: the first lctx->n are to be asked; NGX_BUSY: they need not be, since
+ * the request is refused; NGX_AGAIN: it waits for permits, and after that
+ * lctx->reason says what came of it.  All are joined before the verdict, after
+ * which the permits are spent or put back.
+ */
+ngx_int_t ngx_http_umami_lease_take(ngx_http_request_t *r,
+    ngx_http_umami_limit_ctx_t *lctx);
+void ngx_http_umami_lease_join(ngx_http_umami_limit_ctx_t *lctx);
+void ngx_http_umami_lease_settle(ngx_http_request_t *r,
+    ngx_http_umami_limit_ctx_t *lctx, ngx_uint_t spent);
+void ngx_http_umami_lease_cleanup(ngx_http_umami_ctx_t *ctx);
 
 ngx_int_t ngx_http_umami_over_step(ngx_http_request_t *r,
     ngx_http_umami_ctx_t *ctx);

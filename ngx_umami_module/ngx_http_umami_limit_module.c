@@ -26,6 +26,10 @@ typedef struct {
 
 static ngx_int_t ngx_http_umami_limit_collect(ngx_http_request_t *r,
     ngx_http_umami_limit_ctx_t *lctx, ngx_flag_t early);
+static ngx_int_t ngx_http_umami_limit_decide(ngx_http_request_t *r,
+    ngx_http_umami_limit_ctx_t *lctx);
+static ngx_int_t ngx_http_umami_limit_judge(ngx_http_request_t *r,
+    ngx_http_umami_limit_ctx_t *lctx);
 
 static ngx_int_t ngx_http_umami_limit_add_counters(ngx_conf_t *cf);
 static void *ngx_http_umami_limit_create_main_conf(ngx_conf_t *cf);
@@ -117,7 +121,6 @@ ngx_int_t
 ngx_http_umami_limit_step(ngx_http_request_t *r, ngx_http_umami_ctx_t *ctx)
 {
     ngx_uint_t                   i;
-    ngx_http_umami_main_conf_t  *umcf;
     ngx_http_umami_limit_ctx_t  *lctx;
 
     lctx = ngx_http_umami_limit_begin(r, ctx);
@@ -125,9 +128,8 @@ ngx_http_umami_limit_step(ngx_http_request_t *r, ngx_http_umami_ctx_t *ctx)
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
-    if (lctx->asked) {
-        ngx_http_umami_over_remember(r, lctx);
-        return ngx_http_umami_verdict(r, lctx);
+    if (lctx->asked || lctx->waits) {
+        return ngx_http_umami_limit_decide(r, lctx);
     }
 
     if (ngx_http_umami_limit_collect(r, lctx, 0) != NGX_OK) {
@@ -148,25 +150,62 @@ ngx_http_umami_limit_step(ngx_http_request_t *r, ngx_http_umami_ctx_t *ctx)
         return ngx_http_umami_verdict(r, lctx);
     }
 
+    return ngx_http_umami_limit_decide(r, lctx);
+}
+
+
+/* goes on where it was suspended: with leases, with Redis, or at the end */
+
+static ngx_int_t
+ngx_http_umami_limit_decide(ngx_http_request_t *r,
+    ngx_http_umami_limit_ctx_t *lctx)
+{
+    ngx_int_t  rc;
+
+    if (!lctx->asked && ngx_http_umami_limit_judge(r, lctx) == NGX_AGAIN) {
+        return ngx_http_umami_suspend(lctx->ctx);
+    }
+
+    ngx_http_umami_lease_join(lctx);
+    ngx_http_umami_over_remember(r, lctx);
+
+    rc = ngx_http_umami_verdict(r, lctx);
+
+    ngx_http_umami_lease_settle(r, lctx, rc == NGX_OK);
+
+    return rc;
+}
+
+
+static ngx_int_t
+ngx_http_umami_limit_judge(ngx_http_request_t *r,
+    ngx_http_umami_limit_ctx_t *lctx)
+{
+    ngx_int_t                    rc;
+    ngx_http_umami_main_conf_t  *umcf;
+
     umcf = ngx_http_get_module_main_conf(r, ngx_umami_module);
+
+    rc = ngx_http_umami_lease_take(r, lctx);
+
+    if (rc == NGX_AGAIN) {
+        return NGX_AGAIN;
+    }
 
     lctx->asked = 1;
     lctx->time = ngx_current_msec;
 
-    if (umcf->redis) {
-
-        if (ngx_http_umami_limit_redis(r, lctx) == NGX_AGAIN) {
-            return ngx_http_umami_suspend(ctx);
-        }
-
-    } else {
-        ngx_http_umami_limit_local(r, lctx, lctx->n,
-                                   NGX_HTTP_UMAMI_LIMIT_ASKED);
+    if (rc == NGX_BUSY || lctx->n == 0) {
+        return NGX_OK;
     }
 
-    ngx_http_umami_over_remember(r, lctx);
+    if (umcf->redis) {
+        return ngx_http_umami_limit_redis(r, lctx);
+    }
 
-    return ngx_http_umami_verdict(r, lctx);
+    ngx_http_umami_limit_local(r, lctx, lctx->n, NGX_HTTP_UMAMI_LIMIT_ASKED);
+
+    return NGX_OK;
 }
 
 
@@ -360,16 +399,7 @@ ngx_http_umami_limit_add_counters(ngx_conf_t *cf)
 static void *
 ngx_http_umami_limit_create_main_conf(ngx_conf_t *cf)
 {
-    ngx_http_umami_limit_main_conf_t  *conf;
-
-    conf = ngx_pcalloc(cf->pool, sizeof(ngx_http_umami_limit_main_conf_t));
-    if (conf == NULL) {
-        return NULL;
-    }
-
-    conf->timeout = NGX_CONF_UNSET_MSEC;
-
-    return conf;
+    return ngx_pcalloc(cf->pool, sizeof(ngx_http_umami_limit_main_conf_t));
 }
 
 
@@ -524,12 +554,13 @@ ngx_http_umami_limit(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 static char *
 ngx_http_umami_limit_timeout(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 {
-    ngx_http_umami_limit_main_conf_t *ulmcf = conf;
+    ngx_int_t                    timeout;
+    ngx_str_t                   *value;
+    ngx_http_umami_main_conf_t  *umcf;
 
-    ngx_int_t   timeout;
-    ngx_str_t  *value;
+    umcf = ngx_http_umami_use(cf);
 
-    if (ulmcf->timeout != NGX_CONF_UNSET_MSEC) {
+    if (umcf->limit_timeout) {
         return "is duplicate";
     }
 
@@ -545,9 +576,7 @@ ngx_http_umami_limit_timeout(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
         return NGX_CONF_ERROR;
     }
 
-    (void) ngx_http_umami_use(cf);
-
-    ulmcf->timeout = timeout;
+    umcf->limit_timeout = timeout;
 
     return NGX_CONF_OK;
 }
@@ -563,7 +592,9 @@ ngx_http_umami_limit_init(ngx_conf_t *cf)
     ulmcf = ngx_http_conf_get_module_main_conf(cf,
                                                ngx_http_umami_limit_module);
 
-    ngx_conf_init_msec_value(ulmcf->timeout, NGX_HTTP_UMAMI_LIMIT_TIMEOUT);
+    if (umcf->limit_timeout == 0) {
+        umcf->limit_timeout = NGX_HTTP_UMAMI_LIMIT_TIMEOUT;
+    }
 
     if (umcf->redis == NULL || !ulmcf->used) {
         return NGX_OK;
@@ -576,6 +607,11 @@ ngx_http_umami_limit_init(ngx_conf_t *cf)
     {
         return NGX_ERROR;
     }
+
+    ngx_umami_redis_set_script(umcf->redis, ulmcf->script,
+                               ngx_http_umami_limit_due,
+                               ngx_http_umami_limit_late,
+                               ngx_http_umami_over_table(cf));
 
     ulmcf->tasks = ngx_umami_tasks_create(cf->pool, umcf->redis, umcf->store,
                                           umcf->stats, umcf->hmac);

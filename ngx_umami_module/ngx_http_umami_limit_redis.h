@@ -22,7 +22,6 @@
 
 
 typedef struct {
-    ngx_msec_t                     timeout;
     ngx_umami_tasks_t             *tasks;     /* NULL: there is no Redis */
     ngx_flag_t                     used;
     ngx_uint_t                     script;
@@ -47,6 +46,11 @@ extern ngx_module_t  ngx_http_umami_limit_module;
 /* NGX_AGAIN: the request will be resumed; NGX_OK: all is decided already */
 ngx_int_t ngx_http_umami_limit_redis(ngx_http_request_t *r,
     ngx_http_umami_limit_ctx_t *lctx);
+
+/* of the script, see ngx_umami_redis.h */
+ngx_int_t ngx_http_umami_limit_due(void *data);
+void ngx_http_umami_limit_late(void *data, ngx_str_t *args, ngx_uint_t nkeys,
+    int64_t *integers, ngx_msec_t asked);
 
 /* ngx_http_umami_limit_module.c */
 

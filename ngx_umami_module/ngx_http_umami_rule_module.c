@@ -218,6 +218,7 @@ ngx_http_umami_rule(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
     lr->status = words.status ? words.status : NGX_HTTP_TOO_MANY_REQUESTS;
     lr->on_error = words.on_error;
     lr->dry_run = words.dry_run;
+    lr->lease = words.lease;
 
     if (lr->cost == 0 && lr->cost_value.value.data == NULL) {
         lr->cost = 1;
@@ -269,7 +270,7 @@ ngx_http_umami_rule_word(ngx_conf_t *cf, ngx_http_umami_rule_t *lr,
     if (rc == NGX_DECLINED) {
         err = "is unknown, a rule takes \"key=\", \"rate=\" with \"burst=\" or "
               "\"quota=\" with \"window=\", and \"cost=\", \"exempt=\", "
-              "\"dry_run\", \"status=\", \"on_error=\"";
+              "\"dry_run\", \"status=\", \"on_error=\", \"lease=\"";
     }
 
     ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,

@@ -325,7 +325,8 @@ ngx_http_umami_networks(ngx_conf_t *cf, ngx_array_t **networks,
         if (rc == NGX_ERROR) {
             ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
                                "invalid network \"%V\" in %s, write it as "
-                               "\"10.0.0.0/8\"", &text, where);
+                               "\"10.0.0.0/8\", and no space after a comma",
+                               &text, where);
             return NGX_CONF_ERROR;
         }
 

@@ -23,70 +23,126 @@ static double ngx_umami_counter_wait(ngx_umami_counter_rule_t *rule,
 static uint64_t ngx_umami_counter_ms(double microseconds);
 
 
-ngx_str_t  ngx_umami_counter_lua = ngx_string(
-    "local t = redis.call('TIME')\n"
+/*
+ * What both texts share.  Of "key", "form", "limit", "rate" and "period": the
+ * counter as it is "now" in a, b and c, and what is used of the limit.
+ */
+
+#define NGX_UMAMI_COUNTER_LUA_CLOCK                                           \
+    "local t = redis.call('TIME')\n"                                          \
     "local now = t[1] * 1000000 + t[2]\n"
-    "local out, new, px, ok = {}, {}, {}, true\n"
+
+#define NGX_UMAMI_COUNTER_LUA_USED                                           \
+    "  local a, b, c = 0, 0, 0\n"                                            \
+    "  local s = redis.call('GET', key)\n"                                   \
+    "  if s then\n"                                                          \
+    "    local x, y, z = string.match(s, '^(%d+):(%d+):(%d+)$')\n"           \
+    "    if x then a, b, c = tonumber(x), tonumber(y), tonumber(z) end\n"    \
+    "  end\n"                                                                \
+    "  local w, at, memory = period * 1000000, c, limit * period / rate\n"   \
+    "  if form ~= 0 then at, memory = c * w, w * 2 end\n"                    \
+    "  if at > now + memory + 60000000 then a, b, c, at = 0, 0, 0, 0 end\n"  \
+    "  at = math.max(at, now)\n"                                             \
+    "  local px, used, left, fades = memory + (at - now), 0, 0, 0\n"         \
+    "  if form == 0 then\n"                                                  \
+    "    used = math.max(0, a - math.floor((at - c) * rate / period))\n"     \
+    "    a, c = used, at\n"                                                  \
+    "  else\n"                                                               \
+    "    local n = math.floor(at / w)\n"                                     \
+    "    if n == c + 1 then a, b = 0, a elseif n > c then a, b = 0, 0 end\n" \
+    "    left = (n + 1) * w - at\n"                                          \
+    "    fades = math.floor(b * (left / w))\n"                               \
+    "    used, c = a + fades, n\n"                                           \
+    "  end\n"
+
+/* how long it is until "over" has faded; "a" and "used" are charged */
+
+#define NGX_UMAMI_COUNTER_LUA_WAIT                                           \
+    "  local wait = 0\n"                                                     \
+    "  if form == 0 then\n"                                                  \
+    "    wait = over * period / rate\n"                                      \
+    "  elseif over <= fades then\n"                                          \
+    "    wait = left - (fades - over) / b * w\n"                             \
+    "  else\n"                                                               \
+    "    wait = left + (over - fades) / math.max(a, 1) * w\n"                \
+    "  end\n"                                                                \
+    "  if form ~= 0 then wait = math.min(wait, w * 2) end\n"                 \
+    "  wait = math.min(wait + (at - now), 1000000000000000)\n"               \
+    "  wait = math.max(1, math.ceil(wait / 1000))\n"
+
+#define NGX_UMAMI_COUNTER_LUA_VALUE                                           \
+    "string.format('%.0f:%.0f:%.0f', a, b, c)"
+
+#define NGX_UMAMI_COUNTER_LUA_EXPIRY                                          \
+    "string.format('%.0f', math.ceil(px / 1000) + 1000)"
+
+
+ngx_str_t  ngx_umami_counter_lua = ngx_string(
+    NGX_UMAMI_COUNTER_LUA_CLOCK
+    "local out, new, expiry, ok = {}, {}, {}, true\n"
     "for i = 1, #KEYS do\n"
-    "  local j = i * 6 - 5\n"
+    "  local j, key = i * 6 - 5, KEYS[i]\n"
     "  local cost, form = ARGV[j] * 1000000, tonumber(ARGV[j + 1])\n"
     "  local limit, rate = ARGV[j + 2] * 1000000, tonumber(ARGV[j + 3])\n"
     "  local period, dry = tonumber(ARGV[j + 4]), ARGV[j + 5] == '1'\n"
-    "  local a, b, c = 0, 0, 0\n"
-    "  local s = redis.call('GET', KEYS[i])\n"
-    "  if s then\n"
-    "    local x, y, z = string.match(s, '^(%d+):(%d+):(%d+)$')\n"
-    "    if x then a, b, c = tonumber(x), tonumber(y), tonumber(z) end\n"
-    "  end\n"
-    "  local w, at, memory = period * 1000000, c, limit * period / rate\n"
-    "  if form ~= 0 then at, memory = c * w, w * 2 end\n"
-    "  if at > now + memory + 60000000 then a, b, c, at = 0, 0, 0, 0 end\n"
-    "  at = math.max(at, now)\n"
-    "  px[i] = memory + (at - now)\n"
-    "  local used, left, fades\n"
-    "  if form == 0 then\n"
-    "    used = math.max(0, a - math.floor((at - c) * rate / period))\n"
-    "    a, c = used, at\n"
-    "  else\n"
-    "    local n = math.floor(at / w)\n"
-    "    if n == c + 1 then a, b = 0, a elseif n > c then a, b = 0, 0 end\n"
-    "    left = (n + 1) * w - at\n"
-    "    fades = math.floor(b * (left / w))\n"
-    "    used, c = a + fades, n\n"
-    "  end\n"
+    NGX_UMAMI_COUNTER_LUA_USED
     "  local yes = used + cost <= limit\n"
     "  if yes then\n"
     "    used, a = used + cost, a + cost\n"
-    "    new[i] = string.format('%.0f:%.0f:%.0f', a, b, c)\n"
+    "    new[i] = " NGX_UMAMI_COUNTER_LUA_VALUE "\n"
+    "    expiry[i] = " NGX_UMAMI_COUNTER_LUA_EXPIRY "\n"
     "  elseif not dry then\n"
     "    ok = false\n"
     "  end\n"
     "  local free = math.floor(math.max(0, limit - used) / 1000000)\n"
     "  if yes then cost = (free + 1) * 1000000 end\n"
-    "  local over, wait = used + cost - limit, 0\n"
-    "  if form == 0 then\n"
-    "    wait = over * period / rate\n"
-    "  elseif over <= fades then\n"
-    "    wait = left - (fades - over) / b * w\n"
-    "  else\n"
-    "    wait = left + (over - fades) / math.max(a, 1) * w\n"
-    "  end\n"
-    "  if form ~= 0 then wait = math.min(wait, w * 2) end\n"
-    "  wait = math.min(wait + (at - now), 1000000000000000)\n"
+    "  local over = used + cost - limit\n"
+    NGX_UMAMI_COUNTER_LUA_WAIT
     "  local n = #out\n"
     "  out[n + 1] = yes and 1 or 0\n"
     "  out[n + 2] = free\n"
-    "  out[n + 3] = math.max(1, math.ceil(wait / 1000))\n"
+    "  out[n + 3] = wait\n"
     "end\n"
     "if ok then\n"
     "  for i = 1, #KEYS do\n"
     "    if new[i] then\n"
-    "      redis.call('SET', KEYS[i], new[i], 'PX',\n"
-    "                 string.format('%.0f', math.ceil(px[i] / 1000) + 1000))\n"
+    "      redis.call('SET', KEYS[i], new[i], 'PX', expiry[i])\n"
     "    end\n"
     "  end\n"
     "end\n"
     "return out\n");
+
+
+ngx_str_t  ngx_umami_counter_lease_lua = ngx_string(
+    NGX_UMAMI_COUNTER_LUA_CLOCK
+    "local key, need, form = KEYS[1], tonumber(ARGV[1]), tonumber(ARGV[2])\n"
+    "local limit, rate = ARGV[3] * 1000000, tonumber(ARGV[4])\n"
+    "local period, want = tonumber(ARGV[5]), tonumber(ARGV[6])\n"
+    NGX_UMAMI_COUNTER_LUA_USED
+    "local cost, free = 0, math.floor(math.max(0, limit - used) / 1000000)\n"
+    "if want < 0 then\n"
+    "  local n = tonumber(ARGV[7])\n"
+    "  if form == 0 or c == n then\n"
+    "    cost = math.max(want, -a)\n"
+    "    used, a = used + cost, a + cost\n"
+    "  elseif c == n + 1 then\n"
+    "    cost = math.max(want, -b)\n"
+    "    b, fades = b + cost, math.floor((b + cost) * (left / w))\n"
+    "    used = a + fades\n"
+    "  end\n"
+    "elseif need <= free then\n"
+    "  cost = math.max(need, math.min(want, math.ceil(free / 2))) * 1000000\n"
+    "  used, a = used + cost, a + cost\n"
+    "end\n"
+    "if cost ~= 0 then\n"
+    "  redis.call('SET', key, " NGX_UMAMI_COUNTER_LUA_VALUE ", 'PX',\n"
+    "             " NGX_UMAMI_COUNTER_LUA_EXPIRY ")\n"
+    "  need, free = 0, math.floor(math.max(0, limit - used) / 1000000)\n"
+    "end\n"
+    "local over = used + math.max(free + 1, need) * 1000000 - limit\n"
+    NGX_UMAMI_COUNTER_LUA_WAIT
+    "if cost > 0 then cost = cost / 1000000 end\n"
+    "return { cost, free, wait, math.floor(left / 1000), c }\n");
 
 
 void

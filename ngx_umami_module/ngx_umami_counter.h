@@ -85,5 +85,18 @@ void ngx_umami_counter_charge(ngx_umami_counter_rule_t *rule,
  */
 extern ngx_str_t  ngx_umami_counter_lua;
 
+/*
+ * A block of requests of one key is charged: the least that is needed, or up
+ * to what is wanted, but not more than half of what is left.  Seven arguments:
+ * need, form, limit, rate, period, want, number.  Five integers: how many were
+ * charged, 0 for none; how many remain; after how many milliseconds there is
+ * one more, or what was needed; those until the window ends; its number.
+ *
+ * A negative "want" gives back millionths of requests, to the window of that
+ * number while it is the last one or the one before.  The first integer is
+ * then what was taken off, negative.
+ */
+extern ngx_str_t  ngx_umami_counter_lease_lua;
+
 
 #endif /* _NGX_UMAMI_COUNTER_H_INCLUDED_ */

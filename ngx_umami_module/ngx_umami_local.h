@@ -38,6 +38,10 @@ typedef struct {
     ngx_uint_t                    dry_run;
     ngx_uint_t                    how;       /* the caller's */
     ngx_umami_counter_verdict_t   verdict;
+
+    /* where permits may be leased: of its key in Redis; what it was taken of */
+    ngx_str_t                    *prefix;
+    ngx_uint_t                    lot;
 } ngx_umami_local_ask_t;
 
 

@@ -20,6 +20,13 @@
 #define NGX_UMAMI_RULE_STATUS      0x10
 #define NGX_UMAMI_RULE_ON_ERROR    0x20
 #define NGX_UMAMI_RULE_DRY_RUN     0x40
+#define NGX_UMAMI_RULE_LEASE       0x80
+
+/* what a leased bucket holds at least: what the rate brings in 1/5 s */
+#define NGX_UMAMI_RULE_LEASE_PART    5
+
+/* seconds; at the end of each, what a few blocks hold is not allowed */
+#define NGX_UMAMI_RULE_LEASE_WINDOW  10
 
 
 typedef struct {
@@ -36,6 +43,7 @@ static char *ngx_umami_rule_window(ngx_umami_rule_t *rule, ngx_str_t *value);
 static char *ngx_umami_rule_status(ngx_umami_rule_t *rule, ngx_str_t *value);
 static char *ngx_umami_rule_on_error(ngx_umami_rule_t *rule, ngx_str_t *value);
 static char *ngx_umami_rule_dry_run(ngx_umami_rule_t *rule, ngx_str_t *value);
+static char *ngx_umami_rule_lease(ngx_umami_rule_t *rule, ngx_str_t *value);
 static ngx_uint_t ngx_umami_rule_early_variable(ngx_str_t *name);
 
 
@@ -48,6 +56,7 @@ static ngx_umami_rule_word_t  ngx_umami_rule_words[] = {
     { ngx_string("on_error="), NGX_UMAMI_RULE_ON_ERROR,
       ngx_umami_rule_on_error },
     { ngx_string("dry_run"), NGX_UMAMI_RULE_DRY_RUN, ngx_umami_rule_dry_run },
+    { ngx_string("lease="), NGX_UMAMI_RULE_LEASE, ngx_umami_rule_lease },
     { ngx_null_string, 0, NULL }
 };
 
@@ -250,6 +259,20 @@ ngx_umami_rule_dry_run(ngx_umami_rule_t *rule, ngx_str_t *value)
 }
 
 
+static char *
+ngx_umami_rule_lease(ngx_umami_rule_t *rule, ngx_str_t *value)
+{
+    if (ngx_strcmp(value->data, "on") == 0) {
+        rule->lease = 1;
+
+    } else if (ngx_strcmp(value->data, "off") != 0) {
+        return "is invalid, it takes \"on\" or \"off\"";
+    }
+
+    return NULL;
+}
+
+
 ngx_uint_t
 ngx_umami_rule_cost(ngx_str_t *text)
 {
@@ -350,8 +373,22 @@ ngx_umami_rule_finish(ngx_umami_rule_t *rule)
         rule->counter.form = NGX_UMAMI_COUNTER_BUCKET;
         rule->counter.limit = rule->burst + 1;
 
+        if (rule->lease
+            && rule->counter.limit * rule->counter.period
+               * NGX_UMAMI_RULE_LEASE_PART < rule->counter.rate)
+        {
+            return "needs a larger \"burst=\" for \"lease=on\": the bucket "
+                   "has to hold what the rate brings in 200 ms";
+        }
+
     } else {
         rule->counter.form = NGX_UMAMI_COUNTER_WINDOW;
+
+        if (rule->lease && rule->counter.period < NGX_UMAMI_RULE_LEASE_WINDOW)
+        {
+            return "needs a \"window=\" of at least 10s for \"lease=on\": "
+                   "blocks do not fit into a shorter one";
+        }
     }
 
     return NULL;

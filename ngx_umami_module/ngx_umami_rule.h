@@ -19,8 +19,8 @@
  * them, or "quota=1000" with "window=1h" (1s to 31d).  Bursts and quotas are at
  * most 1000000000, so that every figure of the counter stays below 2^53.
  *
- * And those that say what becomes of a request: "dry_run", "status=400..599"
- * and "on_error=local|allow|deny".
+ * And those that say what becomes of a request: "dry_run", "status=400..599",
+ * "on_error=local|allow|deny" and "lease=on|off".
  */
 
 #define NGX_UMAMI_RULE_MAX_COST  1000000
@@ -41,6 +41,7 @@ typedef struct {
     ngx_uint_t                status;     /* of a refusal, 0: not given */
     ngx_uint_t                on_error;
     ngx_flag_t                dry_run;
+    ngx_flag_t                lease;
     ngx_uint_t                seen;       /* words, a bit for each */
 } ngx_umami_rule_t;
 

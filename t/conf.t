@@ -175,6 +175,8 @@ for (['127.0.0.1', 'has no scheme'],
     ['redis://127.0.0.1/1?cluster=on', 'has "cluster=on" and a database, a '
         . 'cluster has none but 0'],
     ['unix:/run/redis.sock?cluster=on', 'has "cluster=on" and a socket'],
+    ['redis://127.0.0.1?db=1&db=2', 'has a parameter twice'],
+    ['rediss://127.0.0.1?verify=on&db=2&&verify=off', 'has a parameter twice'],
     ['redis://127.0.0.1?cluster=yes', 'has an invalid parameter "cluster"'],
     ['redis://127.0.0.1?sentinel_password=pass-word',
         'has an invalid parameter "sentinel_password"'],
@@ -336,7 +338,13 @@ for (['cloudflare', 'unknown mode "cloudflare" in "umami_client", it is '
     (map { ["peer ipv6_prefix=$_", "invalid \"ipv6_prefix=$_\" in "
         . '"umami_client", it is a number of bits from 32 to 128'] }
         '', qw{ 0 31 129 -64 64x /64 99999999999999999999 }),
-    ['peer ipv6_prefix=64 ipv6_prefix=64', 'has "ipv6_prefix=" twice'],
+    ['peer ipv6_prefix=64 ipv6_prefix=64', '"ipv6_prefix=" in "umami_client" '
+        . 'is given twice, remove one'],
+    ["cloudfront $long unproven=refuse unproven=forwarded", '"unproven=" in '
+        . '"umami_client" is given twice, remove one'],
+    ['forwarded trusted=10.0.0.0/8, 192.168.0.0/16', 'invalid network "" in '
+        . '"trusted=" of "umami_client", write it as "10.0.0.0/8", and no '
+        . 'space after a comma'],
     ['off ipv6_prefix=64', 'has a parameter that its mode does not know'],
     ['cloudfront secert=an-edge-secret-of-some-length', 'has a parameter that'])
 {
@@ -359,19 +367,34 @@ bad(http => 'umami_client peer; umami_client off;',
 for my $text ('any', 'off', 'https://example.com', 'http://localhost:8080',
     'https://example.com https://*.example.com', 'https://*.example.com:8443',
     'https://[2001:db8::1]:8443', 'https://xn--bcher-kva.example',
-    'https://any', 'http://a_b-c.example')
+    'https://any', 'http://a_b-c.example', 'http://127.0.0.1:8080',
+    'http://*.localhost:3000', 'https://[::ffff:c000:201]', 'https://1e3.example',
+    'https://example.com credentials', 'credentials https://example.com',
+    'any max_age=0', 'any max_age=86400 debug', 'any max_age=1d',
+    'https://example.com max_age=10m headers=traceparent,x_a-1',
+    'https://*.github.io public_suffix', 'https://*.example public_suffix',
+    'https://*.shop.github.io', 'https://*.example.co.uk')
 {
     good(http => "umami_cors $text;");
 }
 
 good($_ => 'umami_cors any;') for qw/ server location /;
+good(http => 'umami_postgres postgresql://u@127.0.0.1/d; umami_cors websites;');
+good(http => 'umami_cors websites https://example.org credentials; '
+    . 'umami_postgres postgresql://u@127.0.0.1/d;');
+
+my $no_ipv6 = 'has no valid host name: an IPv6 address is written as browsers '
+    . 'do, as in "https://[2001:db8::1]"';
+my $no_ipv4 = 'has no valid host name: an IPv4 address is written as four '
+    . 'decimal numbers, and has no names below it';
 
 for (['null', 'is what any sandboxed page sends, and can not be allowed'],
     ['example.com', 'has to begin with "https://" or "http://" in lower case '
         . 'and to name a host'],
     ['HTTPS://example.com', 'has to begin with'],
+    ['ftp://example.com', 'has to begin with'],
+    ['Null', 'has to begin with'],
     ['https://', 'has to begin with'],
-    ['*', 'has to begin with'],
     ['https://example.com/', 'has a path or a trailing slash: browsers send '
         . 'none, remove it'],
     ['https://example.com/a', 'has a path'],
@@ -380,10 +403,21 @@ for (['null', 'is what any sandboxed page sends, and can not be allowed'],
     ['https://*example.com', 'has "*" in the wrong place'],
     ['https://*.*.example.com', 'has "*" in the wrong place'],
     ['https://a.*.example.com', 'has "*" in the wrong place'],
+    ['https://example.com:*', 'has "*" in the wrong place'],
     ['https://Example.com', 'has upper case letters: browsers send lower '
         . 'case, write it so'],
     ["https://b\xc3\xbccher.example", 'has non-ASCII letters: browsers send '
+        . 'punycode, write "https://xn--bcher-kva.example"'],
+    ["https://B\xc3\x9cCHER.example:8443", 'has non-ASCII letters: browsers '
+        . 'send punycode, write "https://xn--bcher-kva.example:8443"'],
+    ["https://*.\xd0\xbf\xd1\x80\xd0\xb8\xd0\xbc\xd0\xb5\xd1\x80.example",
+        '...write "https://*.xn--e1afmkfd.example"'],
+    ["https://\xe4\xbe\x8b\xe3\x81\x88.\xe3\x83\x86\xe3\x82\xb9\xe3\x83\x88",
+        '...write "https://xn--r8jz45g.xn--zckzah"'],
+    ["https://\xf0\x9f\x98\x80.example", '...write "https://xn--e28h.example"'],
+    ["https://a\xff.example", 'has non-ASCII letters: browsers send '
         . 'punycode, write the name as "xn--..."'],
+    ["https://b\xc3\xbccher.example/", 'has a path or a trailing slash'],
     ['https://user@example.com', 'has no valid host name'],
     ['https://.example.com', 'has no valid host name'],
     ['https://example..com', 'has no valid host name'],
@@ -396,19 +430,106 @@ for (['null', 'is what any sandboxed page sends, and can not be allowed'],
     ['https://example.com:08', 'has an invalid port'],
     ['https://example.com:65536', 'has an invalid port'],
     ['https://example.com:', 'has an invalid port'],
-    ['https://[::1', 'has no valid host name'],
-    ['https://[]', 'has no valid host name'],
-    ['https://[x]:8443', 'has no valid host name'],
-    ['https://[::1%25eth0]', 'has no valid host name'],
-    ['https://*.[::1]', 'has no valid host name'])
+    ['https://192.0.2', $no_ipv4],
+    ['https://192.0.2.256', $no_ipv4],
+    ['https://192.0.02.1', $no_ipv4],
+    ['https://3221225985', $no_ipv4],
+    ['https://*.192.0.2.1', $no_ipv4],
+    ['https://[::1', $no_ipv6],
+    ['https://[]', $no_ipv6],
+    ['https://[x]:8443', $no_ipv6],
+    ['https://[::1%25eth0]', $no_ipv6],
+    ['https://[2001:0db8::1]', $no_ipv6],
+    ['https://[0:0:0:0:0:0:0:1]', $no_ipv6],
+    ['https://[::ffff:192.0.2.1]', $no_ipv6],
+    ['https://*.[::1]', $no_ipv6])
 {
     my ($origin, $why) = @$_;
     bad(location => "umami_cors $origin;",
         "the origin \"$origin\" in \"umami_cors\" $why");
 }
 
-bad(location => "umami_cors https://example.com $_;",
-    "the origin \"$_\" in \"umami_cors\" has to begin") for qw/ any off /;
+bad(http => "umami_cors https://a.example $_ https://a.example;",
+    'the origin "https://a.example" in "umami_cors" is duplicate, remove one')
+    for '', 'https://*.a.example https://a.example:1';
+
+for ('https://example.com any', 'any https://example.com')
+{
+    bad(location => "umami_cors $_;", '"any" in "umami_cors" is all origins: '
+        . 'write "umami_cors any;" alone, or remove it');
+}
+
+bad(http => 'umami_cors any websites; umami_postgres postgresql://u@127.0.0.1/d;',
+    'write "umami_cors any;" alone');
+bad(http => "umami_cors $_;", '"*" in "umami_cors" is no origin, for all of '
+    . 'them write "umami_cors any;" alone') for '*', 'https://example.com *';
+bad(http => 'umami_cors https://example.com off;',
+    '"off" in "umami_cors" goes with nothing else, write "umami_cors off;" alone');
+bad(http => 'umami_cors any credentials;', '"credentials" in "umami_cors any" '
+    . 'would let any page act as the visitor, and browsers refuse it: list the '
+    . 'origins');
+bad(http => "umami_cors $_;", '"umami_cors" names no origin: list some, or '
+    . 'write "any" or "websites"') for qw/ credentials max_age=1h debug /;
+bad(http => 'umami_cors websites;', '"umami_cors websites" needs '
+    . '"umami_postgres", whose websites are meant: add it, or list the origins');
+
+for (qw/ 86401 2d -1 x /, '') {
+    bad(http => "umami_cors any max_age=$_;", "invalid \"max_age=$_\" in "
+        . '"umami_cors", no browser keeps a preflight for longer than a day: '
+        . 'write a time of "max_age=0" to "max_age=86400"');
+}
+
+bad(http => 'umami_cors any max_age=1 max_age=2;',
+    '"max_age=2" in "umami_cors" is duplicate');
+
+for (['X-A', 'X-A'], ['*', '*'], ['', ''], ['a,', ''], ['a,b c', 'b c'],
+    ['a:b', 'a:b'])
+{
+    my ($list, $name) = @$_;
+    bad(http => "umami_cors any \"headers=$list\";", 'invalid "headers=" in '
+        . "\"umami_cors\": \"$name\" is no name of a header in lower case, write "
+        . 'them as in "headers=traceparent,tracestate"');
+}
+
+bad(http => 'umami_cors any headers=content-type;', '"content-type" in '
+    . '"headers=" of "umami_cors" is allowed already, remove it');
+bad(http => 'umami_cors any headers=a headers=b,a;', '"a" in "headers="');
+good(http => 'umami_cors any headers=' . join(',', 1 .. 30) . ';');
+bad(http => 'umami_cors any headers=' . join(',', 1 .. 31) . ';',
+    'too many names in "headers=" of "umami_cors", with those of the tracker '
+    . 'there may be 32');
+
+for (qw/ com example co.uk com.au github.io herokuapp.com amazonaws.com
+    s3.eu-west-1.amazonaws.com pages.dev co.uk:8443 /)
+{
+    my ($host) = /^([^:]+)/;
+    bad(http => "umami_cors https://*.$_;", "\"https://*.$_\" in \"umami_cors\" "
+        . "is anybody's: names below \"$host\" are for all who ask. Name your "
+        . 'own, or, if all of them are, add "public_suffix"');
+}
+
+# a wildcard is not the name below which it is
+
+{
+    my ($ok, $err) = $t->check_conf(conf(http =>
+        'umami_cors https://*.example.com:8443;'));
+    ok($ok, 'wildcard alone');
+    like($err, qr{\[notice\].*"https://\*\.example\.com:8443" in "umami_cors" is not "https://example\.com:8443": list that too},
+        'is told of');
+
+    ($ok, $err) = $t->check_conf(conf(http =>
+        'umami_cors https://*.example.com:8443 https://example.com:8443;'));
+    ok($ok, 'wildcard and name');
+    unlike($err, qr/\[notice\]/, 'is not told of');
+}
+
+# umami_cors_dry_run
+
+good($_ => 'umami_cors any; umami_cors_dry_run on;')
+    for qw/ http server location /;
+bad(http => 'umami_cors_dry_run maybe;', 'invalid value "maybe" in '
+    . '"umami_cors_dry_run" directive, it must be "on" or "off"');
+
 for ('$HASH_SALT_OF_THE_GATEWAY', '${HASH_SALT_OF_THE_GATEWAY}',
     'ENV:HASH_SALT_OF_THE_GATEWAY')
 {
@@ -449,6 +570,9 @@ for ('beacon', 'max_items=5', 'record max_items=5', 'pixel max_size=1k',
         . '"max_size=" and for a batch "max_items="');
 }
 
+bad(location => "umami_beacon $_;", '"' . (/.* (\w+=)/)[0] . '" in '
+    . '"umami_beacon" is given twice, remove one') for 'max_size=1k max_size=1k',
+    'batch max_items=5 max_size=1m max_items=6';
 bad(location => 'umami_beacon; umami_beacon;',
     '"umami_beacon" directive is duplicate');
 
@@ -509,13 +633,17 @@ my $key = 'key=$umami_client';
 for my $text ("a $key rate=60r/m burst=30", "a $key rate=1r/s",
     "a $key rate=5r/h", "a $key rate=1000000r/d burst=0",
     "a $key quota=1 window=1s", "a $key quota=1000000 window=31d",
+    "a $key quota=1 window=10s lease=on", "a $key quota=1 window=9s",
+    "a $key rate=1r/s lease=off",
+    "a $key rate=1000r/s burst=199 lease=on", "a $key rate=5r/s lease=on",
+    "a $key rate=1000r/s lease=off",
     'a-b' =~ s/-/_/r . ' key=$umami_website$arg_x quota=5 window=1h',
     'x' x 32 . " $key rate=1r/s",
     (map { "a $key rate=1r/s $_" } qw/ cost=1 cost=1000000 cost=$arg_n
-        cost=1$arg_n exempt=10.0.0.0\/8 dry_run status=400 status=599 on_error=local on_error=allow
-        on_error=deny /, 'exempt=10.0.0.0/8,::1,192.0.2.1',
-        'exempt=10.0.0.0/8 exempt=::1'),
-    "a $key quota=5 window=1h cost=3 dry_run status=503 "
+        cost=1$arg_n exempt=10.0.0.0\/8 dry_run status=400 status=599
+        on_error=local on_error=allow on_error=deny lease=on lease=off /,
+        'exempt=10.0.0.0/8,::1,192.0.2.1', 'exempt=10.0.0.0/8 exempt=::1'),
+    "a $key quota=5 window=1h lease=on cost=3 dry_run status=503 "
         . 'on_error=allow exempt=::1')
 {
     good(http => "umami_limit_rule $text;");
@@ -540,7 +668,7 @@ for (["a $key", 'the rule "a" in "umami_limit_rule" has neither "rate=" nor '
     ["a $key quota=0 window=1h", 'quota...0...would refuse every request'],
     ["a $key rate=1r/s nodelay", '"nodelay" in "umami_limit_rule"..."key=", '
         . '"rate=" with "burst=" or "quota=" with "window=", and "cost=", '
-        . '"exempt=", "dry_run", "status=", "on_error="'],
+        . '"exempt=", "dry_run", "status=", "on_error=", "lease="'],
     (map { ["a $key rate=1r/s cost=$_", "\"cost=$_\" in \"umami_limit_rule\""
         . '...a number from 1 to 1000000, or variables'] }
         '', qw/ 0 -1 1000001 x 1.5 /),
@@ -553,10 +681,13 @@ for (["a $key", 'the rule "a" in "umami_limit_rule" has neither "rate=" nor '
         . 'to 599'] } '', qw/ 399 600 x 200 -429 /),
     (map { ["a $key rate=1r/s on_error=$_", "\"on_error=$_\"...takes "
         . '"local", "allow" or "deny"'] } '', qw/ allowed open /),
+    (map { ["a $key rate=1r/s lease=$_", "\"lease=$_\"...takes "
+        . '"on" or "off"'] } '', qw/ yes 5 /),
     (map { ["a $key rate=1r/s $_", "\"$_\" in \"umami_limit_rule\" is unknown"] }
-        qw/ dry_run=on dry_runs dry lease=on /),
+        qw/ dry_run=on dry_runs dry lease /),
     (map { ["a $key rate=1r/s $_ $_", "\"$_\" in \"umami_limit_rule\" is given "
-        . 'twice'] } qw/ cost=2 cost=$arg_n dry_run status=503 on_error=deny /),
+        . 'twice'] } qw/ cost=2 cost=$arg_n dry_run status=503 on_error=deny
+        lease=on /),
     ["a $key rate=1r/s cost=2 cost=\$arg_n", '"cost=$arg_n"...given twice'],
     ["A $key rate=1r/s", '"A"...1 to 32 lower case letters, digits and "_"'],
     ["'' $key rate=1r/s", '""...1 to 32 lower case letters'],
@@ -567,6 +698,13 @@ for (["a $key", 'the rule "a" in "umami_limit_rule" has neither "rate=" nor '
         '', qw{ 1 0r/s r/s 1000001r/s 1r/w -1r/s 1.5r/s }),
     (map { ["a $key rate=1r/s burst=$_", "\"burst=$_\" in "
         . '"umami_limit_rule"...a number'] } '', qw/ x -1 1000000001 /),
+    (map { ["a $key rate=1r/s lease=$_", "\"lease=$_\" in "
+        . '"umami_limit_rule"...it takes "on" or "off"'] } '', qw/ yes onn /),
+    ["a $key quota=9 window=9s lease=on", 'needs a "window=" of at least 10s '
+        . 'for "lease=on"'],
+    (map { ["a $key lease=on $_", 'needs a larger "burst=" for "lease=on"'
+        . '...what the rate brings in 200 ms'] } 'rate=6r/s',
+        'rate=1000r/s burst=198', 'rate=60000r/m burst=10'),
     (map { ["a $key quota=5 window=$_", "\"window=$_\" in "
         . '"umami_limit_rule"...a time from 1s to 31d'] } qw/ 0 x 32d /))
 {
@@ -748,6 +886,7 @@ my %levels = (
     'umami_limit_timeout 5ms' => [qw/ http /],
     'umami_client peer' => [qw/ http server location /],
     'umami_cors any' => [qw/ http server location /],
+    'umami_cors_dry_run on' => [qw/ http server location /],
     'umami_limit base' => [qw/ location /],
     'umami_limit_dry_run on' => [qw/ http server location /],
     'umami_limit_headers all' => [qw/ http server location /],
@@ -773,7 +912,7 @@ for my $text (sort keys %levels) {
     my $arguments = "invalid number of arguments in \"$name\" directive";
     bad($levels{$text}[0] => "$name;", $arguments);
     bad($levels{$text}[0] => "$text a b;", $arguments)
-        if $name !~ /client|cors|rule/;
+        if $name !~ /client|cors$|rule/;
 }
 
 # values from the environment

@@ -421,7 +421,7 @@ sub compare {
     my ($n) = @_;
     my $lua = (Test::Umami::capture([$program, 'lua']))[1];
     my ($clock, $expiry) = ("redis.call('TIME')",
-        'math.ceil(px[i] / 1000) + 1000');
+        'math.ceil(px / 1000) + 1000');
 
     for ($clock, $expiry) {
         die "the text has no $_ any more\n" if index($lua, $_) < 0;

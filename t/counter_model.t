@@ -123,7 +123,7 @@ sub replaced {
 sub compare {
     my $sha = $redis->cli('SCRIPT', 'LOAD', replaced($lua,
         "redis.call('TIME')" => '{ ARGV[#ARGV - 1], ARGV[#ARGV] }',
-        'math.ceil(px[i] / 1000) + 1000' => '8640000000000',
+        'math.ceil(px / 1000) + 1000' => '8640000000000',
         'return out' => "out[4] = redis.call('GET', KEYS[1]) or '0:0:0'\n"
             . 'return out'));
     my ($s, $n, $refused, @different) = ($redis->connect(), 0, 0);
