@@ -21,6 +21,7 @@
 #include "ngx_umami_postgres.h"
 #include "ngx_umami_redis.h"
 #include "ngx_umami_rule.h"
+#include "ngx_umami_script.h"
 #include "ngx_umami_sites.h"
 #include "ngx_umami_stats.h"
 #include "ngx_umami_store.h"
@@ -68,6 +69,9 @@ typedef struct {
 
     ngx_msec_t                  limit_timeout;  /* of a question to Redis */
 
+    ngx_array_t                 scripts;       /* ngx_umami_script_t * */
+    ngx_array_t                 addresses;     /* ngx_http_umami_address_t */
+
     /* beacons by whose User-Agent they have, and by whether they are proven */
     ngx_umami_health_beacons_t  agents;
     ngx_umami_health_beacons_t  edge;
@@ -76,6 +80,16 @@ typedef struct {
 
     ngx_flag_t                  enabled;    /* some directive is used */
 } ngx_http_umami_main_conf_t;
+
+
+/* of a script: what it was made of stands between prefix and suffix */
+
+typedef struct {
+    void                       *server;        /* its configuration */
+    ngx_str_t                   prefix;
+    ngx_str_t                   suffix;
+    ngx_umami_script_t         *script;
+} ngx_http_umami_address_t;
 
 
 /*
@@ -424,6 +438,10 @@ ngx_int_t ngx_http_umami_forward_step(ngx_http_request_t *r,
     ngx_http_umami_ctx_t *ctx);
 ngx_int_t ngx_http_umami_forward_subrequest(ngx_http_request_t *r);
 void ngx_http_umami_forward_cleanup(ngx_http_umami_ctx_t *ctx);
+
+
+/* whole seconds until there may be a script, at least one */
+ngx_uint_t ngx_http_umami_script_retry(ngx_umami_script_t *script);
 
 
 /* answer: returns "status", counts, and leaves the words to the filters */

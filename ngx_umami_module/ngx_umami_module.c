@@ -124,6 +124,16 @@ ngx_umami_create_main_conf(ngx_conf_t *cf)
         return NULL;
     }
 
+    if (ngx_array_init(&umcf->scripts, cf->pool, 2,
+                       sizeof(ngx_umami_script_t *))
+        != NGX_OK
+        || ngx_array_init(&umcf->addresses, cf->pool, 2,
+                          sizeof(ngx_http_umami_address_t))
+           != NGX_OK)
+    {
+        return NULL;
+    }
+
     return umcf;
 }
 

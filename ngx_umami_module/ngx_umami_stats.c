@@ -235,6 +235,17 @@ ngx_umami_stats_set(ngx_umami_stats_t *stats, ngx_uint_t i,
 
 
 ngx_atomic_uint_t
+ngx_umami_stats_value(ngx_umami_stats_t *stats, ngx_uint_t i)
+{
+    ngx_umami_stats_counter_t  *counter;
+
+    counter = stats->counters.elts;
+
+    return stats->zone->rows[0][counter[i].column];
+}
+
+
+ngx_atomic_uint_t
 ngx_umami_stats_sum(ngx_umami_stats_t *stats, ngx_uint_t i)
 {
     ngx_uint_t                  row;

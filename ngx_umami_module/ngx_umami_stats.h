@@ -73,6 +73,8 @@ void ngx_umami_stats_hold(ngx_umami_stats_t *stats, ngx_uint_t i,
 /* other gauges live in the first row whoever sets them */
 void ngx_umami_stats_set(ngx_umami_stats_t *stats, ngx_uint_t i,
     ngx_atomic_uint_t value);
+ngx_atomic_uint_t ngx_umami_stats_value(ngx_umami_stats_t *stats,
+    ngx_uint_t i);
 ngx_atomic_uint_t ngx_umami_stats_sum(ngx_umami_stats_t *stats, ngx_uint_t i);
 
 

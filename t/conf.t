@@ -749,8 +749,12 @@ good(location => 'umami_script source=/script.js;', '~ \.js$');
 bad(location => 'umami_script;', '"umami_script" directive needs "source=" in '
     . 'a location that is no path, as in "source=/script.js"', '~ \.js$');
 bad(location => "umami_script $_;", "unknown \"$_\" in \"umami_script\", it "
-    . 'takes "source=" with a path, as in "source=/script.js"')
-    for qw{ /script.js source= source=script.js file=/script.js };
+    . 'takes "source=", "collect=", "endpoint=", "fallback=", "versioned" and '
+    . '"grace=", as in "source=/script.js"') for qw{ /script.js file=/script.js
+    Versioned };
+bad(location => "umami_script $_;", "invalid \"$_\" in \"umami_script\", it "
+    . 'takes a path, as in "') for qw{ source= source=script.js collect=in
+    endpoint=in collect= fallback= };
 bad(location => 'umami_script; umami_script;',
     '"umami_script" directive is duplicate');
 bad(location => "umami_script '$_';", 'the path "/...in "umami_script" has a '
@@ -762,6 +766,93 @@ bad(location => 'umami_script;', 'the path "/my script.js" in "umami_script"',
 good(location => 'umami_script source=/my%20script.js;', "= '/my script.js'");
 bad(location => 'umami_script source=/' . 'x' x 100 . ';', 'no room for the '
     . 'counter "...": a name has at most 103 bytes');
+
+good(location => "umami_script $_;", '= /script.js') for 'collect=/a',
+    'collect=/api/a-b_c.d~e endpoint=/x', 'source=/s.js collect=/a1/b2';
+bad(location => "umami_script $_;", '" in "umami_script": it is written into a '
+    . 'script, and has names of letters, digits', '= /script.js')
+    for map { ("'collect=$_'", "'endpoint=$_'") } qw{ / //a /a/ /a//b /a?b
+        /a%20b /a`b /$a /a(b) /a<b }, '/a b';
+bad(location => 'umami_script source=/' . 'x' x 20 . ' collect=/' . 'x' x 20
+    . ';', 'no room for the counter "...": a name has at most 103 bytes');
+
+good(location => "umami_script versioned$_;", '/script.') for '',
+    ' source=/x.js', ' grace=7d', ' grace=0', ' collect=/a';
+good(location => 'umami_script versioned source=/x.js;', '/v/');
+bad(location => 'umami_script versioned;', '"umami_script" directive needs '
+    . '"source=" for "versioned" in a location that does not end in a dot', $_)
+    for '/script', '^~ /v/';
+bad(location => 'umami_script versioned source=/x.js;', '"umami_script" '
+    . 'directive needs a location of a prefix for "versioned", as in '
+    . '"location /script. {"', $_) for '= /script.', '~ ^/script\.', '@script';
+bad(location => 'umami_script grace=1d;', '"umami_script" directive takes '
+    . '"grace=" together with "versioned" only');
+bad(location => "umami_script versioned $_;", "invalid \"$_\" in "
+    . '"umami_script", it takes a time, as in "grace=1d"', '/script.')
+    for qw/ grace= grace=x grace=-1 /;
+
+# a copy that is at hand
+
+$t->write_file('tracker.js', Test::Umami::Upstream::tracker());
+$t->write_file('page.js', Test::Umami::Upstream::login() . '/api/send' x 50);
+$t->write_file('short.js', '"/api/send"');
+$t->write_file('none.js', ' ' x 1000);
+
+my $here = $t->testdir();
+
+good(location => "umami_script fallback=$here/tracker.js;", '= /script.js');
+good(location => "umami_script fallback=$here/tracker.js collect=/in;",
+    '= /script.js');
+
+for (['missing.js', 'cannot be opened'], ['', 'is not a regular file'],
+    ['page.js', 'a page of HTML'], ['short.js', 'too short for a tracker'],
+    ['none.js', 'without the path that events are sent to'],
+    ['tracker.js endpoint=/c', 'without the path that events are sent to'],
+    ['tracker.js endpoint=/send collect=/in', 'with the path that "collect" is '
+        . 'to replace as a part of something else'])
+{
+    my ($file, $why) = @$_;
+    bad(location => "umami_script fallback=$here/$file;", "in \"umami_script\" "
+        . "is of no use: $why", '= /script.js');
+}
+
+refused(conf(location => "umami_script fallback=$here/tracker.js; } "
+    . "location = /b { umami_script source=/script.js fallback=$here/none.js;",
+    '= /script.js'), 'two fallbacks "...tracker.js" and "...none.js" for the '
+    . 'same script in "umami_script"', 'umami_script, two fallbacks');
+
+# umami_script_cache, umami_script_refresh, umami_script_store
+
+good(location => "umami_script_cache $_;") for 'max_age=1h', 'max_age=0',
+    's_maxage=off stale_if_error=1d stale_while_revalidate=off';
+bad(location => "umami_script_cache $_;", "unknown \"$_\" in "
+    . '"umami_script_cache", it takes "max_age=", "s_maxage="')
+    for qw/ 1h off max-age=1h maxage=1 /;
+bad(location => "umami_script_cache $_;", "invalid \"$_\" in "
+    . '"umami_script_cache", it takes a time, as in "')
+    for qw/ max_age= max_age=off s_maxage=x stale_if_error=-1 /;
+bad(location => 'umami_script_cache max_age=1; umami_script_cache max_age=1;',
+    '"umami_script_cache" directive is duplicate');
+
+good(http => "umami_script_refresh $_;") for qw/ 1s 60s 5m 1d /;
+bad(http => "umami_script_refresh $_;", "invalid \"$_\" in "
+    . '"umami_script_refresh", it takes a time of 1s to 1d')
+    for qw/ 0 999ms 25h x -1s /;
+bad(http => 'umami_script_refresh 1s; umami_script_refresh 1s;',
+    '"umami_script_refresh" directive is duplicate');
+
+good(http => "umami_script_store $here/$_;") for qw{ store store/ };
+bad(http => "umami_script_store $here/tracker.js;", '/tracker.js" in '
+    . '"umami_script_store" is not a directory');
+bad(http => "umami_script_store $here/not/there;", 'failed (2: No such file');
+bad(http => "umami_script_store '';", '"umami_script_store" directive needs a '
+    . 'directory, as in "umami_script_store /var/lib/nginx/umami;"');
+bad(http => "umami_script_store $here/a; umami_script_store $here/a;",
+    '"umami_script_store" directive is duplicate');
+
+good(location => 'umami_script_manifest;');
+bad(location => 'umami_script_manifest; umami_script_manifest;',
+    '"umami_script_manifest" directive is duplicate');
 
 refused(conf(location => 'umami_script;', '= /script.js')
     =~ s/umami_upstream.*//r, '"umami_script" in the location "/script.js" '
@@ -801,6 +892,10 @@ my %levels = (
     'umami_limit_headers all' => [qw/ http server location /],
     'umami_beacon' => [qw/ location /],
     'umami_script source=/s.js' => [qw/ location /],
+    'umami_script_cache max_age=1h' => [qw/ http server location /],
+    'umami_script_manifest' => [qw/ location /],
+    'umami_script_refresh 1m' => [qw/ http /],
+    'umami_script_store store' => [qw/ http /],
     'umami_heartbeat' => [qw/ location /],
     'umami_metrics' => [qw/ location /],
 );
