@@ -281,7 +281,9 @@ ngx_http_umami_answer_header_filter(ngx_http_request_t *r)
         return NGX_ERROR;
     }
 
-    if (ulcf->uncached && ngx_http_umami_answer_uncached(r) != NGX_OK) {
+    if ((ulcf->uncached || (ctx && ctx->preflight))
+        && ngx_http_umami_answer_uncached(r) != NGX_OK)
+    {
         return NGX_ERROR;
     }
 
@@ -519,7 +521,10 @@ ngx_http_umami_answer_reason(ngx_uint_t reason,
 }
 
 
-/* a pixel from a cache would be an event that nobody stores */
+/*
+ * A pixel from a cache would be an event that nobody stores, and a preflight
+ * from there an answer to another question.
+ */
 
 static ngx_int_t
 ngx_http_umami_answer_uncached(ngx_http_request_t *r)

@@ -41,6 +41,12 @@ static ngx_uint_t ngx_http_umami_heartbeat_judge(ngx_http_request_t *r,
     ngx_uint_t check, ngx_umami_health_state_t *state, ngx_uint_t deep);
 static ngx_umami_json_t *ngx_http_umami_heartbeat_check(
     ngx_umami_health_state_t *state);
+static ngx_uint_t ngx_http_umami_heartbeat_scripts(ngx_http_request_t *r,
+    ngx_umami_json_t *checks, ngx_uint_t deep);
+static ngx_umami_json_t *ngx_http_umami_heartbeat_script(
+    ngx_umami_script_t *script, ngx_umami_script_state_t *state);
+static void ngx_http_umami_heartbeat_time(ngx_umami_json_t *json, time_t time);
+static void ngx_http_umami_heartbeat_back(void *data);
 static ngx_int_t ngx_http_umami_heartbeat_send(ngx_http_request_t *r,
     ngx_uint_t status, ngx_str_t *text);
 static void *ngx_http_umami_heartbeat_create_main_conf(ngx_conf_t *cf);
@@ -70,7 +76,15 @@ static ngx_str_t  ngx_http_umami_heartbeat_states[] = {
 };
 
 
+/* of scripts */
+
+static ngx_str_t  ngx_http_umami_heartbeat_scripts_states[] = {
+    ngx_string("unknown"), ngx_string("pass"), ngx_string("fail")
+};
+
+
 static ngx_str_t  ngx_http_umami_heartbeat_unit = ngx_string("ms");
+static ngx_str_t  ngx_http_umami_heartbeat_seconds = ngx_string("s");
 static ngx_str_t  ngx_http_umami_heartbeat_deep = ngx_string("deep");
 static ngx_str_t  ngx_http_umami_heartbeat_allow = ngx_string("GET, HEAD");
 
@@ -184,6 +198,9 @@ ngx_http_umami_heartbeat_handler(ngx_http_request_t *r)
                            ngx_http_umami_heartbeat_check(&state));
     }
 
+    status = ngx_http_umami_heartbeat_scripts(r, checks, deep);
+    worst = ngx_max(worst, status);
+
     json = ngx_umami_json_object();
 
     ngx_umami_json_set(json, "ok",
@@ -241,9 +258,6 @@ ngx_http_umami_heartbeat_judge(ngx_http_request_t *r, ngx_uint_t check,
 static ngx_umami_json_t *
 ngx_http_umami_heartbeat_check(ngx_umami_health_state_t *state)
 {
-    u_char             time[sizeof("1970-09-28T12:00:00Z")];
-    ngx_tm_t           tm;
-    ngx_str_t          text;
     ngx_umami_json_t  *array, *json;
 
     json = ngx_umami_json_object();
@@ -252,16 +266,7 @@ ngx_http_umami_heartbeat_check(ngx_umami_health_state_t *state)
         ngx_umami_json_string(&ngx_http_umami_heartbeat_states[state->status]));
 
     if (state->checked) {
-
-        ngx_gmtime(state->checked, &tm);
-
-        text.data = time;
-        text.len = ngx_sprintf(time, "%4d-%02d-%02dT%02d:%02d:%02dZ",
-                               tm.ngx_tm_year, tm.ngx_tm_mon, tm.ngx_tm_mday,
-                               tm.ngx_tm_hour, tm.ngx_tm_min, tm.ngx_tm_sec)
-                   - time;
-
-        ngx_umami_json_set(json, "time", ngx_umami_json_string(&text));
+        ngx_http_umami_heartbeat_time(json, state->checked);
     }
 
     if (state->checked && state->took != NGX_UMAMI_HEALTH_NO_TIME) {
@@ -275,6 +280,92 @@ ngx_http_umami_heartbeat_check(ngx_umami_health_state_t *state)
     ngx_umami_json_append(array, json);
 
     return array;
+}
+
+
+/* what is served goes on being served: never more than a warning */
+
+static ngx_uint_t
+ngx_http_umami_heartbeat_scripts(ngx_http_request_t *r,
+    ngx_umami_json_t *checks, ngx_uint_t deep)
+{
+    ngx_uint_t                    i, worst;
+    ngx_umami_json_t             *array;
+    ngx_umami_script_t          **sp;
+    ngx_umami_script_state_t      state;
+    ngx_http_umami_main_conf_t   *umcf;
+
+    umcf = ngx_http_get_module_main_conf(r, ngx_umami_module);
+
+    if (umcf->scripts.nelts == 0) {
+        return NGX_HTTP_UMAMI_HEARTBEAT_PASS;
+    }
+
+    sp = umcf->scripts.elts;
+    array = ngx_umami_json_array();
+    worst = NGX_HTTP_UMAMI_HEARTBEAT_PASS;
+
+    for (i = 0; i < umcf->scripts.nelts; i++) {
+
+        ngx_umami_script_state(sp[i], &state);
+
+        if (state.status != NGX_UMAMI_SCRIPT_FRESH) {
+            worst = deep ? NGX_HTTP_UMAMI_HEARTBEAT_FAIL
+                         : NGX_HTTP_UMAMI_HEARTBEAT_WARN;
+        }
+
+        ngx_umami_json_append(array,
+                              ngx_http_umami_heartbeat_script(sp[i], &state));
+    }
+
+    ngx_umami_json_set(checks, "script", array);
+
+    return worst;
+}
+
+
+static ngx_umami_json_t *
+ngx_http_umami_heartbeat_script(ngx_umami_script_t *script,
+    ngx_umami_script_state_t *state)
+{
+    ngx_umami_json_t  *json;
+
+    json = ngx_umami_json_object();
+
+    ngx_umami_json_set(json, "componentId",
+                       ngx_umami_json_string(&script->source));
+    ngx_umami_json_set(json, "status", ngx_umami_json_string(
+                     &ngx_http_umami_heartbeat_scripts_states[state->status]));
+
+    if (state->refreshed) {
+        ngx_http_umami_heartbeat_time(json, state->refreshed);
+
+        ngx_umami_json_set(json, "observedValue",
+                       ngx_umami_json_integer(ngx_time() - state->refreshed));
+        ngx_umami_json_set(json, "observedUnit",
+                     ngx_umami_json_string(&ngx_http_umami_heartbeat_seconds));
+    }
+
+    return json;
+}
+
+
+static void
+ngx_http_umami_heartbeat_time(ngx_umami_json_t *json, time_t time)
+{
+    ngx_tm_t   tm;
+    ngx_str_t  text;
+    u_char     buf[sizeof("1970-09-28T12:00:00Z")];
+
+    ngx_gmtime(time, &tm);
+
+    text.data = buf;
+    text.len = ngx_sprintf(buf, "%4d-%02d-%02dT%02d:%02d:%02dZ",
+                           tm.ngx_tm_year, tm.ngx_tm_mon, tm.ngx_tm_mday,
+                           tm.ngx_tm_hour, tm.ngx_tm_min, tm.ngx_tm_sec)
+               - buf;
+
+    ngx_umami_json_set(json, "time", ngx_umami_json_string(&text));
 }
 
 
@@ -430,6 +521,9 @@ ngx_http_umami_heartbeat_init(ngx_conf_t *cf)
         return NGX_ERROR;
     }
 
+    uhmcf->health->back = ngx_http_umami_heartbeat_back;
+    uhmcf->health->data = umcf;
+
     if (umcf->collects
         && ngx_umami_health_watch(uhmcf->health, NGX_UMAMI_HEALTH_USER_AGENT,
                                   &umcf->agents)
@@ -447,6 +541,24 @@ ngx_http_umami_heartbeat_init(ngx_conf_t *cf)
     }
 
     return NGX_OK;
+}
+
+
+/* a Umami that was away may be another version of it */
+
+static void
+ngx_http_umami_heartbeat_back(void *data)
+{
+    ngx_http_umami_main_conf_t *umcf = data;
+
+    ngx_uint_t            i;
+    ngx_umami_script_t  **sp;
+
+    sp = umcf->scripts.elts;
+
+    for (i = 0; i < umcf->scripts.nelts; i++) {
+        ngx_umami_script_hurry(sp[i]);
+    }
 }
 
 

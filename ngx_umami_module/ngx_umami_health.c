@@ -429,6 +429,10 @@ ngx_umami_health_result(ngx_umami_health_probe_t *probe, ngx_str_t *fault,
                       "umami heartbeat: %V is back after %T s",
                       &ngx_umami_health_names[probe->check],
                       ngx_time() - state->since);
+
+        if (probe->check == NGX_UMAMI_HEALTH_UMAMI && health->back) {
+            health->back(health->data);
+        }
     }
 
     if (state->status != status) {

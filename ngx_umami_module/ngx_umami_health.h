@@ -59,6 +59,10 @@ typedef struct {
 } ngx_umami_health_beacons_t;
 
 
+/* Umami was away and is back */
+typedef void (*ngx_umami_health_back_pt)(void *data);
+
+
 typedef struct ngx_umami_health_s        ngx_umami_health_t;
 typedef struct ngx_umami_health_probe_s  ngx_umami_health_probe_t;
 
@@ -88,6 +92,9 @@ struct ngx_umami_health_s {
     /* of the check; and their values when one was judged */
     ngx_umami_health_beacons_t  *beacons[NGX_UMAMI_HEALTH_CHECKS];
     ngx_umami_health_beacons_t   seen[NGX_UMAMI_HEALTH_CHECKS];
+
+    ngx_umami_health_back_pt     back;       /* or NULL */
+    void                        *data;
 
     ngx_umami_health_probe_t     probes[NGX_UMAMI_HEALTH_CHECKS];
 
