@@ -59,6 +59,7 @@ typedef struct {
 
     /* NULL where the directive is absent */
     ngx_umami_fetch_origin_t   *upstream;
+    ngx_str_t                   upstream_url;
     ngx_umami_redis_t          *redis;
     ngx_umami_postgres_t       *postgres;
     ngx_umami_sites_t          *sites;         /* together with postgres */
@@ -71,6 +72,9 @@ typedef struct {
     /* beacons by whose User-Agent they have, and by whether they are proven */
     ngx_umami_health_beacons_t  agents;
     ngx_umami_health_beacons_t  edge;
+    ngx_umami_health_beacons_t  answers;    /* of Umami to beacons */
+    ngx_umami_health_t         *health;     /* or NULL */
+    ngx_flag_t                  heartbeat;  /* some location has it */
     ngx_flag_t                  collects;   /* some location does */
     ngx_flag_t                  proves;     /* and some asks for a proof */
 
