@@ -14,9 +14,10 @@
 #define NGX_HTTP_UMAMI_CHECK_OFF  2
 
 /* milliseconds */
-#define NGX_HTTP_UMAMI_CHECK_SECOND  1000
-#define NGX_HTTP_UMAMI_CHECK_HOUR    (60 * 60 * 1000)
-#define NGX_HTTP_UMAMI_CHECK_DAY     (24 * NGX_HTTP_UMAMI_CHECK_HOUR)
+#define NGX_HTTP_UMAMI_CHECK_TIMEOUT  2000
+#define NGX_HTTP_UMAMI_CHECK_SECOND   1000
+#define NGX_HTTP_UMAMI_CHECK_HOUR     (60 * 60 * 1000)
+#define NGX_HTTP_UMAMI_CHECK_DAY      (24 * NGX_HTTP_UMAMI_CHECK_HOUR)
 
 
 typedef struct {
@@ -69,6 +70,8 @@ static ngx_int_t ngx_http_umami_check_value(
     ngx_http_umami_check_param_t *param, void *field, ngx_str_t *value);
 static ngx_int_t ngx_http_umami_check_contradiction(ngx_conf_t *cf,
     ngx_uint_t check, ngx_umami_health_settings_t *settings);
+static void ngx_http_umami_check_default(
+    ngx_umami_health_settings_t *settings);
 static void *ngx_http_umami_check_create_main_conf(ngx_conf_t *cf);
 static ngx_int_t ngx_http_umami_check_init(ngx_conf_t *cf);
 static ngx_int_t ngx_http_umami_check_needs(ngx_conf_t *cf,
@@ -235,7 +238,6 @@ ngx_http_umami_check_create_main_conf(ngx_conf_t *cf)
         settings = &ucmcf->health.settings[i];
 
         settings->interval = 5000;
-        settings->timeout = 2000;
         settings->jitter = 10;
         settings->rise = (i <= NGX_UMAMI_HEALTH_REDIS) ? 2 : 1;
         settings->fall = settings->rise;
@@ -482,6 +484,8 @@ ngx_http_umami_check_contradiction(ngx_conf_t *cf, ngx_uint_t check,
     ngx_str_t   *name;
     ngx_msec_t   longest;
 
+    ngx_http_umami_check_default(settings);
+
     name = ngx_umami_health_name(check);
     longest = settings->interval + settings->interval * settings->jitter / 100;
 
@@ -498,12 +502,6 @@ ngx_http_umami_check_contradiction(ngx_conf_t *cf, ngx_uint_t check,
         longest += settings->timeout;
     }
 
-    /* two probes may be missed */
-
-    if (settings->max_age == 0) {
-        settings->max_age = 3 * settings->interval;
-    }
-
     if (settings->max_age <= longest) {
         ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
                            "the max_age of \"umami_health_check %V\" is too "
@@ -513,6 +511,22 @@ ngx_http_umami_check_contradiction(ngx_conf_t *cf, ngx_uint_t check,
     }
 
     return NGX_OK;
+}
+
+
+static void
+ngx_http_umami_check_default(ngx_umami_health_settings_t *settings)
+{
+    if (settings->timeout == 0) {
+        settings->timeout = ngx_min(NGX_HTTP_UMAMI_CHECK_TIMEOUT,
+                                    settings->interval);
+    }
+
+    /* two probes may be missed */
+
+    if (settings->max_age == 0) {
+        settings->max_age = 3 * settings->interval;
+    }
 }
 
 
@@ -637,9 +651,7 @@ ngx_http_umami_check_needs(ngx_conf_t *cf,
                             && (i != NGX_UMAMI_HEALTH_WRITE
                                 || ucmcf->given[i]);
 
-        if (settings->max_age == 0) {
-            settings->max_age = 3 * settings->interval;
-        }
+        ngx_http_umami_check_default(settings);
     }
 
     return NGX_OK;
