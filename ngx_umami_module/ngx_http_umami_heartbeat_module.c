@@ -248,6 +248,7 @@ ngx_http_umami_heartbeat_exclude(ngx_http_umami_heartbeat_ask_t *ask,
 static ngx_uint_t
 ngx_http_umami_heartbeat_drains(ngx_http_umami_heartbeat_loc_conf_t *uhlcf)
 {
+    ngx_uint_t                          draining;
     ngx_file_info_t                     fi;
     ngx_http_umami_heartbeat_worker_t  *worker;
 
@@ -257,13 +258,22 @@ ngx_http_umami_heartbeat_drains(ngx_http_umami_heartbeat_loc_conf_t *uhlcf)
 
     worker = uhlcf->worker;
 
-    if (worker->looked != ngx_time()) {
-        worker->looked = ngx_time();
-        worker->draining = (ngx_file_info(uhlcf->drain.data, &fi)
-                            != NGX_FILE_ERROR);
+    if (worker->looked == ngx_time()) {
+        return worker->draining;
     }
 
-    return worker->draining;
+    draining = (ngx_file_info(uhlcf->drain.data, &fi) != NGX_FILE_ERROR);
+
+    if (draining != worker->draining) {
+        ngx_log_error(NGX_LOG_NOTICE, ngx_cycle->log, 0,
+                      "umami heartbeat: the task is %sdraining",
+                      draining ? "" : "no longer ");
+    }
+
+    worker->looked = ngx_time();
+    worker->draining = draining;
+
+    return draining;
 }
 
 

@@ -298,8 +298,11 @@ LINES
     my $r = says('/lb', qr/^503 fail/, 'the file is there');
     is($r->{data}{output}, 'the task is draining', 'and it says so');
     is_deeply($r->{data}{ok}, JSON::PP::false, 'not ok');
+    sleep 1.2;                      # each worker looks for it once a second
     is(beat('/lb?deep')->{status}, 503, 'deep');
     like(beat('/lb?verbose')->{body}, qr/^\[-\] draining\nfail\n\z/m, 'verbose');
+    ok($t->find_in_error_log(qr/\[notice\].*heartbeat: the task is draining/),
+        'the log knows');
     is(beat('/lb?live')->{status}, 200, 'live');
     is(beat('/now')->{status}, 200, 'not where there is no such file');
 
