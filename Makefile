@@ -43,6 +43,7 @@ bench: ## speed next to plain nginx on this machine
 	@t/tools/need build test bench
 	@t/tools/build dynamic build
 	@t/bench/bench
+	@t/bench/preflight
 	@t/bench/limit
 
 accuracy: ## how exactly two gateways with one Redis keep a limit, as a table

@@ -21,6 +21,7 @@
 #include "ngx_umami_postgres.h"
 #include "ngx_umami_redis.h"
 #include "ngx_umami_rule.h"
+#include "ngx_umami_script.h"
 #include "ngx_umami_sites.h"
 #include "ngx_umami_stats.h"
 #include "ngx_umami_store.h"
@@ -69,6 +70,9 @@ typedef struct {
 
     ngx_msec_t                  limit_timeout;  /* of a question to Redis */
 
+    ngx_array_t                 scripts;       /* ngx_umami_script_t * */
+    ngx_array_t                 addresses;     /* ngx_http_umami_address_t */
+
     /* beacons by whose User-Agent they have, and by whether they are proven */
     ngx_umami_health_beacons_t  agents;
     ngx_umami_health_beacons_t  edge;
@@ -80,6 +84,16 @@ typedef struct {
 
     ngx_flag_t                  enabled;    /* some directive is used */
 } ngx_http_umami_main_conf_t;
+
+
+/* of a script: what it was made of stands between prefix and suffix */
+
+typedef struct {
+    void                       *server;        /* its configuration */
+    ngx_str_t                   prefix;
+    ngx_str_t                   suffix;
+    ngx_umami_script_t         *script;
+} ngx_http_umami_address_t;
 
 
 /*
@@ -279,6 +293,7 @@ struct ngx_http_umami_ctx_s {
     void                       *cors;
     ngx_str_t                   origin;
     ngx_uint_t                  origin_state;
+    ngx_uint_t                  preflight;  /* what was said of it */
 
     /* answer: why it is refused, and what is told with it */
     ngx_uint_t                  reason;
@@ -315,6 +330,9 @@ ngx_http_umami_main_conf_t *ngx_http_umami_use(ngx_conf_t *cf);
 /* "env:NAME" by the variable's value, which must be there; errors are logged */
 ngx_int_t ngx_http_umami_value(ngx_conf_t *cf, ngx_str_t *value);
 
+/* NGX_DECLINED, with an error: its "name=" was given before, too */
+ngx_int_t ngx_http_umami_once(ngx_conf_t *cf, ngx_str_t *value);
+
 /* the one worker that refreshes and probes */
 ngx_flag_t ngx_http_umami_owner(void);
 
@@ -334,7 +352,8 @@ ngx_table_elt_t *ngx_http_umami_header(ngx_http_request_t *r,
 ngx_http_umami_rule_t *ngx_http_umami_rule_find(ngx_conf_t *cf,
     ngx_str_t *name);
 
-ngx_int_t ngx_http_umami_cors_preflight(ngx_http_request_t *r);
+/* remembers the policy, and answers preflights */
+ngx_int_t ngx_http_umami_cors_begin(ngx_http_request_t *r);
 ngx_int_t ngx_http_umami_cors_step(ngx_http_request_t *r,
     ngx_http_umami_ctx_t *ctx);
 ngx_int_t ngx_http_umami_cors_headers(ngx_http_request_t *r);
@@ -387,6 +406,7 @@ ngx_uint_t ngx_http_umami_over_known(ngx_http_request_t *r,
     ngx_http_umami_limit_ctx_t *lctx);
 void ngx_http_umami_over_remember(ngx_http_request_t *r,
     ngx_http_umami_limit_ctx_t *lctx);
+ngx_umami_over_t *ngx_http_umami_over_table(ngx_conf_t *cf);
 
 /*
  * What this worker has permits for, or knows that there are none, is set aside.
@@ -422,6 +442,14 @@ ngx_int_t ngx_http_umami_forward_step(ngx_http_request_t *r,
     ngx_http_umami_ctx_t *ctx);
 ngx_int_t ngx_http_umami_forward_subrequest(ngx_http_request_t *r);
 void ngx_http_umami_forward_cleanup(ngx_http_umami_ctx_t *ctx);
+
+
+/* whole seconds until there may be a script, at least one */
+ngx_uint_t ngx_http_umami_script_retry(ngx_umami_script_t *script);
+
+
+/* check: Umami has answered a beacon, or nginx in its place */
+void ngx_http_umami_check_answered(ngx_http_request_t *r);
 
 
 /* answer: returns "status", counts, and leaves the words to the filters */

@@ -45,7 +45,6 @@ typedef struct {
 static ngx_int_t ngx_http_umami_answer_header_filter(ngx_http_request_t *r);
 static ngx_int_t ngx_http_umami_answer_body_filter(ngx_http_request_t *r,
     ngx_chain_t *in);
-static void ngx_http_umami_answer_count(ngx_http_request_t *r);
 static ngx_uint_t ngx_http_umami_answer_replaces(ngx_http_request_t *r,
     ngx_http_umami_ctx_t *ctx, ngx_http_umami_loc_conf_t *ulcf);
 static ngx_int_t ngx_http_umami_answer_error(ngx_http_request_t *r,
@@ -160,17 +159,6 @@ static ngx_umami_stats_family_t  ngx_http_umami_answer_errors_family = {
 };
 
 
-static ngx_umami_stats_family_t  ngx_http_umami_answer_upstream_family = {
-    ngx_string("umami_upstream_total"),
-    ngx_string("Events that were sent to Umami, by what it made of them."), 0
-};
-
-
-static ngx_str_t  ngx_http_umami_answer_results[] = {
-    ngx_string("result=\"ok\""), ngx_string("result=\"failed\"")
-};
-
-
 static ngx_str_t  ngx_http_umami_answer_sources[] = {
     ngx_string("nginx"), ngx_string("umami")
 };
@@ -278,7 +266,7 @@ ngx_http_umami_answer_header_filter(ngx_http_request_t *r)
     }
 
     if (r->upstream && (ulcf->steps & NGX_HTTP_UMAMI_BEACON)) {
-        ngx_http_umami_answer_count(r);
+        ngx_http_umami_check_answered(r);
     }
 
     if (ngx_http_umami_answer_replaces(r, ctx, ulcf)
@@ -297,7 +285,9 @@ ngx_http_umami_answer_header_filter(ngx_http_request_t *r)
         return NGX_ERROR;
     }
 
-    if (ulcf->uncached && ngx_http_umami_answer_uncached(r) != NGX_OK) {
+    if ((ulcf->uncached || (ctx && ctx->preflight))
+        && ngx_http_umami_answer_uncached(r) != NGX_OK)
+    {
         return NGX_ERROR;
     }
 
@@ -308,26 +298,6 @@ ngx_http_umami_answer_header_filter(ngx_http_request_t *r)
     }
 
     return ngx_http_next_header_filter(r);
-}
-
-
-/* what Umami refuses is no failure of its own */
-
-static void
-ngx_http_umami_answer_count(ngx_http_request_t *r)
-{
-    ngx_uint_t                   status;
-    ngx_http_umami_main_conf_t  *umcf;
-
-    umcf = ngx_http_get_module_main_conf(r, ngx_umami_module);
-    status = r->headers_out.status;
-
-    if (status >= NGX_HTTP_INTERNAL_SERVER_ERROR) {
-        ngx_umami_stats_add(umcf->stats, umcf->answers.bad, 1);
-
-    } else if (status < NGX_HTTP_BAD_REQUEST) {
-        ngx_umami_stats_add(umcf->stats, umcf->answers.good, 1);
-    }
 }
 
 
@@ -555,7 +525,10 @@ ngx_http_umami_answer_reason(ngx_uint_t reason,
 }
 
 
-/* a pixel from a cache would be an event that nobody stores */
+/*
+ * A pixel from a cache would be an event that nobody stores, and a preflight
+ * from there an answer to another question.
+ */
 
 static ngx_int_t
 ngx_http_umami_answer_uncached(ngx_http_request_t *r)
@@ -655,7 +628,7 @@ static ngx_int_t
 ngx_http_umami_answer_add_counters(ngx_conf_t *cf)
 {
     u_char                             *p;
-    ngx_int_t                           n, bad, good;
+    ngx_int_t                           n;
     ngx_str_t                           labels;
     ngx_uint_t                          i;
     ngx_http_umami_main_conf_t         *umcf;
@@ -694,20 +667,6 @@ ngx_http_umami_answer_add_counters(ngx_conf_t *cf)
 
         uamcf->counters[i] = n;
     }
-
-    good = ngx_umami_stats_register(umcf->stats,
-                                    &ngx_http_umami_answer_upstream_family,
-                                    &ngx_http_umami_answer_results[0]);
-    bad = ngx_umami_stats_register(umcf->stats,
-                                   &ngx_http_umami_answer_upstream_family,
-                                   &ngx_http_umami_answer_results[1]);
-
-    if (good == NGX_ERROR || bad == NGX_ERROR) {
-        return NGX_ERROR;
-    }
-
-    umcf->answers.good = good;
-    umcf->answers.bad = bad;
 
     if (ngx_http_umami_answer_add_errors(cf, NGX_HTTP_UMAMI_ANSWER_NGINX)
         != NGX_OK)

@@ -734,8 +734,10 @@ ngx_http_umami_beacon(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
     for ( /* void */ ; i < cf->args->nelts; i++) {
 
         err = ngx_http_umami_beacon_parameter(cf, ublcf, &value[i]);
-        if (err != NGX_CONF_OK) {
-            return err;
+
+        if (err != NGX_CONF_OK || ngx_http_umami_once(cf, &value[i]) != NGX_OK)
+        {
+            return NGX_CONF_ERROR;
         }
     }
 

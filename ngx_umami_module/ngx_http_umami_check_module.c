@@ -15,6 +15,7 @@
 
 /* milliseconds */
 #define NGX_HTTP_UMAMI_CHECK_TIMEOUT  2000
+#define NGX_HTTP_UMAMI_CHECK_MAX_AGE  15000
 #define NGX_HTTP_UMAMI_CHECK_SECOND   1000
 #define NGX_HTTP_UMAMI_CHECK_HOUR     (60 * 60 * 1000)
 #define NGX_HTTP_UMAMI_CHECK_DAY      (24 * NGX_HTTP_UMAMI_CHECK_HOUR)
@@ -23,18 +24,7 @@
 typedef struct {
     ngx_umami_health_conf_t   health;
     ngx_uint_t                given[NGX_UMAMI_HEALTH_CHECKS];
-
-    /* of scripts: which counters tell that one was fetched, and since when */
-    ngx_array_t               fetched;    /* ngx_http_umami_check_fetched_t */
-    ngx_umami_stats_t        *stats;
 } ngx_http_umami_check_main_conf_t;
-
-
-typedef struct {
-    ngx_uint_t                counter;    /* "new", "unchanged" after it */
-    ngx_uint_t                seen;
-    ngx_msec_t                time;
-} ngx_http_umami_check_fetched_t;
 
 
 typedef enum {
@@ -73,12 +63,12 @@ static ngx_int_t ngx_http_umami_check_contradiction(ngx_conf_t *cf,
 static void ngx_http_umami_check_default(
     ngx_umami_health_settings_t *settings);
 static void *ngx_http_umami_check_create_main_conf(ngx_conf_t *cf);
+static ngx_int_t ngx_http_umami_check_add_counters(ngx_conf_t *cf);
 static ngx_int_t ngx_http_umami_check_init(ngx_conf_t *cf);
 static ngx_int_t ngx_http_umami_check_needs(ngx_conf_t *cf,
     ngx_http_umami_check_main_conf_t *ucmcf, ngx_http_umami_main_conf_t *umcf);
-static ngx_int_t ngx_http_umami_check_scripts(
-    ngx_http_umami_check_main_conf_t *ucmcf);
-static ngx_msec_t ngx_http_umami_check_age(void *data);
+static ngx_int_t ngx_http_umami_check_scripts(void *data, ngx_msec_t *age);
+static void ngx_http_umami_check_back(void *data);
 static ngx_int_t ngx_http_umami_check_init_worker(ngx_cycle_t *cycle);
 
 
@@ -170,6 +160,17 @@ static ngx_http_umami_check_param_t  ngx_http_umami_check_params[] = {
 };
 
 
+static ngx_umami_stats_family_t  ngx_http_umami_check_family = {
+    ngx_string("umami_upstream_total"),
+    ngx_string("Events that were sent to Umami, by what it made of them."), 0
+};
+
+
+static ngx_str_t  ngx_http_umami_check_results[] = {
+    ngx_string("result=\"ok\""), ngx_string("result=\"failed\"")
+};
+
+
 static ngx_command_t  ngx_http_umami_check_commands[] = {
 
     { ngx_string("umami_health_check"),
@@ -184,7 +185,7 @@ static ngx_command_t  ngx_http_umami_check_commands[] = {
 
 
 static ngx_http_module_t  ngx_http_umami_check_module_ctx = {
-    NULL,                                  /* preconfiguration */
+    ngx_http_umami_check_add_counters,     /* preconfiguration */
     ngx_http_umami_check_init,             /* postconfiguration */
 
     ngx_http_umami_check_create_main_conf, /* create main configuration */
@@ -214,6 +215,26 @@ ngx_module_t  ngx_http_umami_check_module = {
 };
 
 
+/* what Umami refuses is no failure of its own */
+
+void
+ngx_http_umami_check_answered(ngx_http_request_t *r)
+{
+    ngx_uint_t                   status;
+    ngx_http_umami_main_conf_t  *umcf;
+
+    umcf = ngx_http_get_module_main_conf(r, ngx_umami_module);
+    status = r->headers_out.status;
+
+    if (status >= NGX_HTTP_INTERNAL_SERVER_ERROR) {
+        ngx_umami_stats_add(umcf->stats, umcf->answers.bad, 1);
+
+    } else if (status < NGX_HTTP_BAD_REQUEST) {
+        ngx_umami_stats_add(umcf->stats, umcf->answers.good, 1);
+    }
+}
+
+
 static void *
 ngx_http_umami_check_create_main_conf(ngx_conf_t *cf)
 {
@@ -226,22 +247,14 @@ ngx_http_umami_check_create_main_conf(ngx_conf_t *cf)
         return NULL;
     }
 
-    if (ngx_array_init(&ucmcf->fetched, cf->pool, 4,
-                       sizeof(ngx_http_umami_check_fetched_t))
-        != NGX_OK)
-    {
-        return NULL;
-    }
-
     for (i = 0; i < NGX_UMAMI_HEALTH_CHECKS; i++) {
 
         settings = &ucmcf->health.settings[i];
 
-        settings->interval = 5000;
+        settings->interval = (i <= NGX_UMAMI_HEALTH_REDIS) ? 5000 : 1000;
         settings->jitter = 10;
         settings->rise = (i <= NGX_UMAMI_HEALTH_REDIS) ? 2 : 1;
         settings->fall = settings->rise;
-        settings->age = 10 * 60 * 1000;
         settings->window = 60 * 1000;
         settings->share = 50;
         settings->events = 10;
@@ -522,11 +535,36 @@ ngx_http_umami_check_default(ngx_umami_health_settings_t *settings)
                                     settings->interval);
     }
 
-    /* two probes may be missed */
+    /* two probes may be missed, or a busy worker be late */
 
     if (settings->max_age == 0) {
-        settings->max_age = 3 * settings->interval;
+        settings->max_age = ngx_max(NGX_HTTP_UMAMI_CHECK_MAX_AGE,
+                                    3 * settings->interval);
     }
+}
+
+
+static ngx_int_t
+ngx_http_umami_check_add_counters(ngx_conf_t *cf)
+{
+    ngx_int_t                    bad, good;
+    ngx_http_umami_main_conf_t  *umcf;
+
+    umcf = ngx_http_conf_get_module_main_conf(cf, ngx_umami_module);
+
+    good = ngx_umami_stats_register(umcf->stats, &ngx_http_umami_check_family,
+                                    &ngx_http_umami_check_results[0]);
+    bad = ngx_umami_stats_register(umcf->stats, &ngx_http_umami_check_family,
+                                   &ngx_http_umami_check_results[1]);
+
+    if (good == NGX_ERROR || bad == NGX_ERROR) {
+        return NGX_ERROR;
+    }
+
+    umcf->answers.good = good;
+    umcf->answers.bad = bad;
+
+    return NGX_OK;
 }
 
 
@@ -561,18 +599,15 @@ ngx_http_umami_check_init(ngx_conf_t *cf)
     health->store = umcf->store;
     health->stats = umcf->stats;
     health->traffic = umcf->collects ? &umcf->agents : NULL;
-    health->age = ngx_http_umami_check_age;
-    health->data = ucmcf;
+    health->scripts = ngx_http_umami_check_scripts;
+    health->back = ngx_http_umami_check_back;
+    health->data = umcf;
 
     health->beacons[NGX_UMAMI_HEALTH_BEACONS] = &umcf->answers;
     health->beacons[NGX_UMAMI_HEALTH_USER_AGENT] = &umcf->agents;
     health->beacons[NGX_UMAMI_HEALTH_EDGE] = &umcf->edge;
 
-    ucmcf->stats = umcf->stats;
-
-    if (ngx_http_umami_check_scripts(ucmcf) != NGX_OK
-        || ngx_http_umami_check_needs(cf, ucmcf, umcf) != NGX_OK)
-    {
+    if (ngx_http_umami_check_needs(cf, ucmcf, umcf) != NGX_OK) {
         return NGX_ERROR;
     }
 
@@ -622,7 +657,7 @@ ngx_http_umami_check_needs(ngx_conf_t *cf,
             break;
 
         case NGX_UMAMI_HEALTH_SCRIPT:
-            needs = ucmcf->fetched.nelts ? NULL : "\"umami_script\"";
+            needs = umcf->scripts.nelts ? NULL : "\"umami_script\"";
             break;
 
         case NGX_UMAMI_HEALTH_EDGE:
@@ -658,77 +693,58 @@ ngx_http_umami_check_needs(ngx_conf_t *cf,
 }
 
 
-/* scripts tell how they fare by their counters alone */
-
 static ngx_int_t
-ngx_http_umami_check_scripts(ngx_http_umami_check_main_conf_t *ucmcf)
+ngx_http_umami_check_scripts(void *data, ngx_msec_t *age)
 {
-    ngx_str_t                        family;
-    ngx_uint_t                       i;
-    ngx_umami_stats_counter_t       *counter;
-    ngx_http_umami_check_fetched_t  *fetched;
+    ngx_http_umami_main_conf_t *umcf = data;
 
-    ngx_str_set(&family, "umami_script_refresh_total");
+    ngx_int_t                  rc;
+    ngx_uint_t                 i;
+    ngx_msec_t                 n;
+    ngx_umami_script_t       **sp;
+    ngx_umami_script_state_t   state;
 
-    counter = ucmcf->stats->counters.elts;
+    rc = NGX_OK;
+    *age = 0;
 
-    for (i = 0; i < ucmcf->stats->counters.nelts; i++) {
+    sp = umcf->scripts.elts;
 
-        if (counter[i].family->name.len != family.len
-            || ngx_strncmp(counter[i].family->name.data, family.data,
-                           family.len)
-               != 0
-            || ngx_strlcasestrn(counter[i].labels.data,
-                                counter[i].labels.data + counter[i].labels.len,
-                                (u_char *) "\"new\"", 4)
-               == NULL)
-        {
-            continue;
+    for (i = 0; i < umcf->scripts.nelts; i++) {
+
+        ngx_umami_script_state(sp[i], &state);
+
+        if (state.status == NGX_UMAMI_SCRIPT_UNKNOWN) {
+            return NGX_AGAIN;
         }
 
-        fetched = ngx_array_push(&ucmcf->fetched);
-        if (fetched == NULL) {
-            return NGX_ERROR;
+        if (state.status == NGX_UMAMI_SCRIPT_STALE) {
+            rc = NGX_DECLINED;
         }
 
-        ngx_memzero(fetched, sizeof(ngx_http_umami_check_fetched_t));
-        fetched->counter = i;
+        n = state.refreshed ? (ngx_msec_t) (ngx_time() - state.refreshed) * 1000
+                            : NGX_UMAMI_HEALTH_NONE;
+        *age = ngx_max(*age, n);
     }
 
-    return NGX_OK;
+    return rc;
 }
 
 
-static ngx_msec_t
-ngx_http_umami_check_age(void *data)
+/* a Umami that was away may be another version of it */
+
+static void
+ngx_http_umami_check_back(void *data)
 {
-    ngx_http_umami_check_main_conf_t *ucmcf = data;
+    ngx_http_umami_main_conf_t *umcf = data;
 
-    ngx_uint_t                       i, n;
-    ngx_msec_t                       age;
-    ngx_http_umami_check_fetched_t  *fetched;
+    ngx_uint_t            i;
+    ngx_umami_script_t  **sp;
 
-    age = 0;
-    fetched = ucmcf->fetched.elts;
+    sp = umcf->scripts.elts;
 
-    for (i = 0; i < ucmcf->fetched.nelts; i++) {
-
-        n = ngx_umami_stats_sum(ucmcf->stats, fetched[i].counter)
-            + ngx_umami_stats_sum(ucmcf->stats, fetched[i].counter + 1);
-
-        if (n == 0) {
-            return NGX_UMAMI_HEALTH_NONE;
-        }
-
-        if (n != fetched[i].seen) {
-            fetched[i].seen = n;
-            fetched[i].time = ngx_current_msec;
-        }
-
-        age = ngx_max(age, ngx_current_msec - fetched[i].time);
+    for (i = 0; i < umcf->scripts.nelts; i++) {
+        ngx_umami_script_hurry(sp[i]);
     }
-
-    return age;
 }
 
 

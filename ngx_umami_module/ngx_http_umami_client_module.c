@@ -590,6 +590,12 @@ ngx_http_umami_client_parameter(ngx_conf_t *cf,
         return ngx_http_umami_client_secret(cf, uclcf, &s);
     }
 
+    /* what is left is said once */
+
+    if (ngx_http_umami_once(cf, value) != NGX_OK) {
+        return NGX_CONF_ERROR;
+    }
+
     if (ngx_strncmp(value->data, "ipv6_prefix=", 12) == 0
         && uclcf->mode != NGX_HTTP_UMAMI_CLIENT_OFF)
     {
@@ -714,10 +720,6 @@ ngx_http_umami_client_prefix(ngx_conf_t *cf,
     ngx_http_umami_client_loc_conf_t *uclcf, ngx_str_t *bits)
 {
     ngx_int_t  prefix;
-
-    if (uclcf->ipv6_prefix) {
-        return "has \"ipv6_prefix=\" twice";
-    }
 
     prefix = ngx_atoi(bits->data, bits->len);
 

@@ -8,34 +8,34 @@
 #include <ngx_core.h>
 #include <ngx_http.h>
 #include "ngx_http_umami.h"
-#include "ngx_umami_origin.h"
+#include "ngx_http_umami_cors.h"
+#include "ngx_umami_preflight.h"
 
 
-#define NGX_HTTP_UMAMI_CORS_UNKNOWN  0
-#define NGX_HTTP_UMAMI_CORS_ABSENT   1
-#define NGX_HTTP_UMAMI_CORS_MATCHED  2
-#define NGX_HTTP_UMAMI_CORS_REFUSED  3
-
-
-typedef struct {
-    ngx_flag_t                 enabled;
-    ngx_flag_t                 any;
-    ngx_array_t                origins;      /* ngx_umami_origin_t */
-} ngx_http_umami_cors_loc_conf_t;
+/* without the first of each */
+#define NGX_HTTP_UMAMI_CORS_STATES      NGX_HTTP_UMAMI_CORS_UNCHECKED
+#define NGX_HTTP_UMAMI_CORS_PREFLIGHTS  NGX_HTTP_UMAMI_CORS_HEADERS
 
 
 typedef struct {
-    ngx_uint_t                 counters;     /* the first of three */
+    ngx_uint_t                 counters;       /* the first of each */
+    ngx_uint_t                 preflights;
     ngx_uint_t                 origin_hash;
+    ngx_uint_t                 method_hash;
+    ngx_uint_t                 headers_hash;
 } ngx_http_umami_cors_main_conf_t;
 
 
-static ngx_uint_t ngx_http_umami_cors_judge(ngx_http_request_t *r,
-    ngx_http_umami_cors_loc_conf_t *uclcf, ngx_str_t *origin);
+static ngx_int_t ngx_http_umami_cors_preflight(ngx_http_request_t *r,
+    ngx_http_umami_ctx_t *ctx);
+static ngx_uint_t ngx_http_umami_cors_asked(ngx_http_request_t *r,
+    ngx_http_umami_cors_loc_conf_t *uclcf, ngx_table_elt_t *method);
 static void ngx_http_umami_cors_count(ngx_http_request_t *r,
     ngx_uint_t state);
-static void ngx_http_umami_cors_clear(ngx_http_request_t *r);
-static ngx_int_t ngx_http_umami_cors_add_counters(ngx_conf_t *cf);
+static ngx_int_t ngx_http_umami_cors_init(ngx_conf_t *cf);
+static ngx_int_t ngx_http_umami_cors_add_counters(ngx_conf_t *cf,
+    ngx_umami_stats_family_t *family, ngx_str_t *labels, ngx_uint_t n,
+    ngx_uint_t *first);
 static void *ngx_http_umami_cors_create_main_conf(ngx_conf_t *cf);
 static void *ngx_http_umami_cors_create_loc_conf(ngx_conf_t *cf);
 static char *ngx_http_umami_cors_merge_loc_conf(ngx_conf_t *cf, void *parent,
@@ -44,45 +44,11 @@ static char *ngx_http_umami_cors(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
 
 
-static ngx_str_t  ngx_http_umami_cors_allow_origin =
-    ngx_string("Access-Control-Allow-Origin");
-static ngx_str_t  ngx_http_umami_cors_any = ngx_string("*");
-static ngx_str_t  ngx_http_umami_cors_vary = ngx_string("Vary");
-static ngx_str_t  ngx_http_umami_cors_vary_origin = ngx_string("Origin");
-static ngx_str_t  ngx_http_umami_cors_origin = ngx_string("origin");
-static ngx_str_t  ngx_http_umami_cors_request_method =
+static ngx_str_t  ngx_http_umami_cors_origin_name = ngx_string("origin");
+static ngx_str_t  ngx_http_umami_cors_method_name =
     ngx_string("access-control-request-method");
-
-
-/*
- * "content-type" and "x-umami-cache" are what the tracker sends; a wildcard
- * would leave it to the browser's age whether it is understood.
- */
-
-static ngx_str_t  ngx_http_umami_cors_preflight_headers[] = {
-    ngx_string("Access-Control-Allow-Methods"), ngx_string("GET, HEAD, POST"),
-    ngx_string("Access-Control-Allow-Headers"),
-        ngx_string("content-type, x-umami-cache"),
-    ngx_string("Access-Control-Max-Age"), ngx_string("86400"),
-    ngx_null_string
-};
-
-
-/* by ctx->exposed: what an answer has besides */
-
-static ngx_str_t  ngx_http_umami_cors_actual_headers[][3] = {
-    { ngx_string("Access-Control-Expose-Headers"),
-      ngx_string("Retry-After, X-Umami-Reason"),
-      ngx_null_string },
-    { ngx_string("Access-Control-Expose-Headers"),
-      ngx_string("Retry-After, X-Umami-Reason, RateLimit, RateLimit-Policy"),
-      ngx_null_string },
-    { ngx_string("Access-Control-Expose-Headers"),
-      ngx_string("Retry-After, X-Umami-Reason, RateLimit, RateLimit-Policy, "
-                 "X-RateLimit-Limit, X-RateLimit-Remaining, "
-                 "X-RateLimit-Reset"),
-      ngx_null_string }
-};
+static ngx_str_t  ngx_http_umami_cors_headers_name =
+    ngx_string("access-control-request-headers");
 
 
 static ngx_umami_stats_family_t  ngx_http_umami_cors_family = {
@@ -91,12 +57,26 @@ static ngx_umami_stats_family_t  ngx_http_umami_cors_family = {
 };
 
 
-/* in the order of the states */
+static ngx_umami_stats_family_t  ngx_http_umami_cors_preflight_family = {
+    ngx_string("umami_cors_preflight_total"),
+    ngx_string("Preflights by what was not allowed."), 0
+};
+
 
 static ngx_str_t  ngx_http_umami_cors_labels[] = {
     ngx_string("outcome=\"absent\""),
     ngx_string("outcome=\"matched\""),
-    ngx_string("outcome=\"refused\"")
+    ngx_string("outcome=\"refused\""),
+    ngx_string("outcome=\"dry_run\""),
+    ngx_string("outcome=\"unchecked\"")
+};
+
+
+static ngx_str_t  ngx_http_umami_cors_preflight_labels[] = {
+    ngx_string("refused=\"nothing\""),
+    ngx_string("refused=\"origin\""),
+    ngx_string("refused=\"method\""),
+    ngx_string("refused=\"headers\"")
 };
 
 
@@ -109,12 +89,19 @@ static ngx_command_t  ngx_http_umami_cors_commands[] = {
       0,
       NULL },
 
+    { ngx_string("umami_cors_dry_run"),
+      NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_FLAG,
+      ngx_conf_set_flag_slot,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      offsetof(ngx_http_umami_cors_loc_conf_t, dry_run),
+      NULL },
+
       ngx_null_command
 };
 
 
 static ngx_http_module_t  ngx_http_umami_cors_module_ctx = {
-    ngx_http_umami_cors_add_counters,      /* preconfiguration */
+    ngx_http_umami_cors_init,              /* preconfiguration */
     NULL,                                  /* postconfiguration */
 
     ngx_http_umami_cors_create_main_conf,  /* create main configuration */
@@ -144,42 +131,89 @@ ngx_module_t  ngx_http_umami_cors_module = {
 };
 
 
+/*
+ * The policy is that of the location where the request began, wherever it is
+ * redirected to.  Where the answer is made in that location, as of a script,
+ * there is nothing to remember.
+ */
+
 ngx_int_t
-ngx_http_umami_cors_preflight(ngx_http_request_t *r)
+ngx_http_umami_cors_begin(ngx_http_request_t *r)
 {
-    ngx_str_t                        origin;
-    ngx_uint_t                       state;
     ngx_http_umami_ctx_t            *ctx;
+    ngx_http_core_loc_conf_t        *clcf;
+    ngx_http_umami_loc_conf_t       *ulcf;
     ngx_http_umami_cors_loc_conf_t  *uclcf;
 
-    /* Fetch, 3.2.2: without this header OPTIONS is no preflight */
+    uclcf = ngx_http_get_module_loc_conf(r, ngx_http_umami_cors_module);
 
-    if (ngx_http_umami_header(r,
-            ngx_hash_key(ngx_http_umami_cors_request_method.data,
-                         ngx_http_umami_cors_request_method.len),
-            &ngx_http_umami_cors_request_method)
-        == NULL)
+    if (r->method != NGX_HTTP_OPTIONS) {
+        ulcf = ngx_http_get_module_loc_conf(r, ngx_http_umami_request_module);
+        clcf = ngx_http_get_module_loc_conf(r, ngx_http_core_module);
+
+        if (ulcf->json && ulcf->steps == NGX_HTTP_UMAMI_CORS
+            && clcf->error_pages == NULL)
+        {
+            return NGX_DECLINED;
+        }
+    }
+
+    ctx = ngx_http_umami_add_ctx(r);
+    if (ctx == NULL) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    if (ctx->cors == NULL) {
+        ctx->cors = uclcf;
+        ctx->origin_state = ngx_http_umami_cors_judge(r, uclcf, &ctx->origin);
+    }
+
+    if (r->method != NGX_HTTP_OPTIONS
+        || ctx->preflight
+        || ctx->origin_state == NGX_HTTP_UMAMI_CORS_ABSENT)
     {
         return NGX_DECLINED;
     }
 
-    uclcf = ngx_http_get_module_loc_conf(r, ngx_http_umami_cors_module);
+    return ngx_http_umami_cors_preflight(r, ctx);
+}
 
-    state = ngx_http_umami_cors_judge(r, uclcf, &origin);
 
-    if (state == NGX_HTTP_UMAMI_CORS_ABSENT) {
+static ngx_int_t
+ngx_http_umami_cors_preflight(ngx_http_request_t *r, ngx_http_umami_ctx_t *ctx)
+{
+    ngx_table_elt_t                  *method;
+    ngx_http_umami_main_conf_t       *umcf;
+    ngx_http_umami_cors_loc_conf_t   *uclcf;
+    ngx_http_umami_cors_main_conf_t  *ucmcf;
+
+    ucmcf = ngx_http_get_module_main_conf(r, ngx_http_umami_cors_module);
+
+    /* Fetch, 3.2.2: without this header OPTIONS is no preflight */
+
+    method = ngx_http_umami_header(r, ucmcf->method_hash,
+                                   &ngx_http_umami_cors_method_name);
+    if (method == NULL) {
         return NGX_DECLINED;
     }
 
-    ngx_http_umami_cors_count(r, state);
+    umcf = ngx_http_get_module_main_conf(r, ngx_umami_module);
+    uclcf = ctx->cors;
 
-    if (state == NGX_HTTP_UMAMI_CORS_REFUSED) {
+    ngx_http_umami_cors_count(r, ctx->origin_state);
 
-        ctx = ngx_http_umami_add_ctx(r);
-        if (ctx == NULL) {
-            return NGX_HTTP_INTERNAL_SERVER_ERROR;
-        }
+    if (ctx->origin_state == NGX_HTTP_UMAMI_CORS_REFUSED) {
+        ctx->preflight = NGX_HTTP_UMAMI_CORS_ORIGIN;
 
+    } else {
+        ctx->preflight = ngx_http_umami_cors_asked(r, uclcf, method);
+    }
+
+    ngx_umami_stats_add(umcf->stats,
+                        ucmcf->preflights + ctx->preflight
+                        - NGX_HTTP_UMAMI_CORS_GRANTED, 1);
+
+    if (ctx->preflight == NGX_HTTP_UMAMI_CORS_ORIGIN) {
         return ngx_http_umami_refuse(r, ctx, NGX_HTTP_UMAMI_PREFLIGHT_REFUSED,
                                      NGX_HTTP_FORBIDDEN);
     }
@@ -188,7 +222,7 @@ ngx_http_umami_cors_preflight(ngx_http_request_t *r)
         r->keepalive = 0;
     }
 
-    /* the headers are the filter's work */
+    /* the headers are the filter's work, and the rest is the browser's */
 
     r->headers_out.status = NGX_HTTP_NO_CONTENT;
 
@@ -198,7 +232,59 @@ ngx_http_umami_cors_preflight(ngx_http_request_t *r)
 }
 
 
-/* a beacon of a foreign page is not an event of any of our sites */
+static ngx_uint_t
+ngx_http_umami_cors_asked(ngx_http_request_t *r,
+    ngx_http_umami_cors_loc_conf_t *uclcf, ngx_table_elt_t *method)
+{
+    ngx_str_t                        *name;
+    ngx_uint_t                        i;
+    ngx_list_part_t                  *part;
+    ngx_table_elt_t                  *h;
+    ngx_umami_preflight_t             preflight;
+    ngx_http_umami_cors_main_conf_t  *ucmcf;
+
+    if (!ngx_umami_preflight_method(&method->value)) {
+        return NGX_HTTP_UMAMI_CORS_METHOD;
+    }
+
+    ucmcf = ngx_http_get_module_main_conf(r, ngx_http_umami_cors_module);
+    name = &ngx_http_umami_cors_headers_name;
+
+    ngx_memzero(&preflight, sizeof(ngx_umami_preflight_t));
+
+    preflight.allowed = uclcf->policy.headers.elts;
+    preflight.nallowed = uclcf->policy.headers.nelts;
+
+    part = &r->headers_in.headers.part;
+    h = part->elts;
+
+    for (i = 0; /* void */; i++) {
+
+        if (i >= part->nelts) {
+            if (part->next == NULL) {
+                return NGX_HTTP_UMAMI_CORS_GRANTED;
+            }
+
+            part = part->next;
+            h = part->elts;
+            i = 0;
+        }
+
+        if (h[i].hash == ucmcf->headers_hash
+            && h[i].key.len == name->len
+            && ngx_memcmp(h[i].lowcase_key, name->data, name->len) == 0
+            && !ngx_umami_preflight_headers(&preflight, &h[i].value))
+        {
+            return NGX_HTTP_UMAMI_CORS_HEADERS;
+        }
+    }
+}
+
+
+/*
+ * A beacon of a foreign page is not an event of any of our sites, whatever the
+ * location allows that led here.
+ */
 
 ngx_int_t
 ngx_http_umami_cors_step(ngx_http_request_t *r, ngx_http_umami_ctx_t *ctx)
@@ -207,8 +293,10 @@ ngx_http_umami_cors_step(ngx_http_request_t *r, ngx_http_umami_ctx_t *ctx)
 
     uclcf = ngx_http_get_module_loc_conf(r, ngx_http_umami_cors_module);
 
-    ctx->cors = uclcf;
-    ctx->origin_state = ngx_http_umami_cors_judge(r, uclcf, &ctx->origin);
+    if (ctx->cors != uclcf) {
+        ctx->cors = uclcf;
+        ctx->origin_state = ngx_http_umami_cors_judge(r, uclcf, &ctx->origin);
+    }
 
     ngx_http_umami_cors_count(r, ctx->origin_state);
 
@@ -221,17 +309,21 @@ ngx_http_umami_cors_step(ngx_http_request_t *r, ngx_http_umami_ctx_t *ctx)
 }
 
 
-static ngx_uint_t
+ngx_uint_t
 ngx_http_umami_cors_judge(ngx_http_request_t *r,
     ngx_http_umami_cors_loc_conf_t *uclcf, ngx_str_t *origin)
 {
+    ngx_str_t                         host;
+    ngx_uint_t                        rc;
     ngx_table_elt_t                  *h;
+    ngx_umami_cors_t                 *policy;
+    ngx_http_umami_main_conf_t       *umcf;
     ngx_http_umami_cors_main_conf_t  *ucmcf;
 
     ucmcf = ngx_http_get_module_main_conf(r, ngx_http_umami_cors_module);
 
     h = ngx_http_umami_header(r, ucmcf->origin_hash,
-                              &ngx_http_umami_cors_origin);
+                              &ngx_http_umami_cors_origin_name);
 
     if (h == NULL) {
         return NGX_HTTP_UMAMI_CORS_ABSENT;
@@ -239,14 +331,29 @@ ngx_http_umami_cors_judge(ngx_http_request_t *r,
 
     *origin = h->value;
 
-    if (uclcf->any
-        || ngx_umami_origin_match(uclcf->origins.elts, uclcf->origins.nelts,
+    policy = &uclcf->policy;
+
+    if (policy->any
+        || ngx_umami_origin_match(policy->origins.elts, policy->origins.nelts,
                                   origin))
     {
         return NGX_HTTP_UMAMI_CORS_MATCHED;
     }
 
-    return NGX_HTTP_UMAMI_CORS_REFUSED;
+    if (policy->websites && ngx_umami_origin_host(origin, &host) == NGX_OK) {
+        umcf = ngx_http_get_module_main_conf(r, ngx_umami_module);
+
+        rc = ngx_umami_sites_origin(umcf->sites, &host);
+
+        if (rc != NGX_UMAMI_SITES_FOREIGN) {
+            return (rc == NGX_UMAMI_SITES_OWN)
+                   ? NGX_HTTP_UMAMI_CORS_MATCHED
+                   : NGX_HTTP_UMAMI_CORS_UNCHECKED;
+        }
+    }
+
+    return uclcf->dry_run ? NGX_HTTP_UMAMI_CORS_DRY_RUN
+                          : NGX_HTTP_UMAMI_CORS_REFUSED;
 }
 
 
@@ -264,140 +371,62 @@ ngx_http_umami_cors_count(ngx_http_request_t *r, ngx_uint_t state)
 }
 
 
-/* called by the filter for each response of a location with a policy */
-
-ngx_int_t
-ngx_http_umami_cors_headers(ngx_http_request_t *r)
+static ngx_int_t
+ngx_http_umami_cors_init(ngx_conf_t *cf)
 {
-    ngx_str_t                       *header, *value, origin;
-    ngx_uint_t                       state;
-    ngx_http_umami_ctx_t            *ctx;
-    ngx_http_umami_cors_loc_conf_t  *uclcf;
+    ngx_str_t                        *name;
+    ngx_http_umami_cors_main_conf_t  *ucmcf;
 
-    ctx = ngx_http_umami_get_ctx(r);
+    ucmcf = ngx_http_conf_get_module_main_conf(cf, ngx_http_umami_cors_module);
 
-    if (ctx && ctx->cors) {
-        uclcf = ctx->cors;
-        state = ctx->origin_state;
-        origin = ctx->origin;
+    name = &ngx_http_umami_cors_origin_name;
+    ucmcf->origin_hash = ngx_hash_key(name->data, name->len);
 
-    } else {
-        uclcf = ngx_http_get_module_loc_conf(r, ngx_http_umami_cors_module);
+    name = &ngx_http_umami_cors_method_name;
+    ucmcf->method_hash = ngx_hash_key(name->data, name->len);
 
-        if (!uclcf->enabled) {
-            return NGX_OK;
-        }
+    name = &ngx_http_umami_cors_headers_name;
+    ucmcf->headers_hash = ngx_hash_key(name->data, name->len);
 
-        state = uclcf->any ? NGX_HTTP_UMAMI_CORS_MATCHED
-                           : ngx_http_umami_cors_judge(r, uclcf, &origin);
-    }
-
-    ngx_http_umami_cors_clear(r);
-
-    value = uclcf->any ? &ngx_http_umami_cors_any : &origin;
-
-    if (!uclcf->any
-        && ngx_http_umami_add_header(r, &ngx_http_umami_cors_vary,
-                                     &ngx_http_umami_cors_vary_origin)
-           != NGX_OK)
-    {
-        return NGX_ERROR;
-    }
-
-    if (!uclcf->any && state != NGX_HTTP_UMAMI_CORS_MATCHED) {
-        return NGX_OK;
-    }
-
-    if (ngx_http_umami_add_header(r, &ngx_http_umami_cors_allow_origin, value)
+    if (ngx_http_umami_cors_add_counters(cf, &ngx_http_umami_cors_family,
+                                         ngx_http_umami_cors_labels,
+                                         NGX_HTTP_UMAMI_CORS_STATES,
+                                         &ucmcf->counters)
         != NGX_OK)
     {
         return NGX_ERROR;
     }
 
-    /* only the answer of ngx_http_umami_cors_preflight() is such */
-
-    if (r->method == NGX_HTTP_OPTIONS
-        && r->headers_out.status == NGX_HTTP_NO_CONTENT
-        && r->upstream == NULL)
-    {
-        header = ngx_http_umami_cors_preflight_headers;
-
-    } else {
-        header = ngx_http_umami_cors_actual_headers[ctx ? ctx->exposed : 0];
-    }
-
-    for ( /* void */ ; header->len; header += 2) {
-        if (ngx_http_umami_add_header(r, &header[0], &header[1]) != NGX_OK) {
-            return NGX_ERROR;
-        }
-    }
-
-    return NGX_OK;
-}
-
-
-/* what Umami or an "add_header" put there: two values would break CORS */
-
-static void
-ngx_http_umami_cors_clear(ngx_http_request_t *r)
-{
-    ngx_uint_t        i;
-    ngx_list_part_t  *part;
-    ngx_table_elt_t  *h;
-
-    part = &r->headers_out.headers.part;
-    h = part->elts;
-
-    for (i = 0; /* void */; i++) {
-
-        if (i >= part->nelts) {
-            if (part->next == NULL) {
-                return;
-            }
-
-            part = part->next;
-            h = part->elts;
-            i = 0;
-        }
-
-        if (h[i].key.len > sizeof("Access-Control-") - 1
-            && (h[i].key.data[0] | 0x20) == 'a'
-            && ngx_strncasecmp(h[i].key.data, (u_char *) "Access-Control-",
-                               sizeof("Access-Control-") - 1)
-               == 0)
-        {
-            h[i].hash = 0;
-        }
-    }
+    return ngx_http_umami_cors_add_counters(cf,
+                                         &ngx_http_umami_cors_preflight_family,
+                                         ngx_http_umami_cors_preflight_labels,
+                                         NGX_HTTP_UMAMI_CORS_PREFLIGHTS,
+                                         &ucmcf->preflights);
 }
 
 
 static ngx_int_t
-ngx_http_umami_cors_add_counters(ngx_conf_t *cf)
+ngx_http_umami_cors_add_counters(ngx_conf_t *cf,
+    ngx_umami_stats_family_t *family, ngx_str_t *labels, ngx_uint_t n,
+    ngx_uint_t *first)
 {
-    ngx_int_t                         n;
-    ngx_uint_t                        i;
-    ngx_http_umami_main_conf_t       *umcf;
-    ngx_http_umami_cors_main_conf_t  *ucmcf;
+    ngx_int_t                    index;
+    ngx_uint_t                   i;
+    ngx_http_umami_main_conf_t  *umcf;
 
     umcf = ngx_http_conf_get_module_main_conf(cf, ngx_umami_module);
-    ucmcf = ngx_http_conf_get_module_main_conf(cf, ngx_http_umami_cors_module);
 
-    for (i = 0; i < 3; i++) {
+    for (i = 0; i < n; i++) {
 
-        n = ngx_umami_stats_register(umcf->stats, &ngx_http_umami_cors_family,
-                                     &ngx_http_umami_cors_labels[i]);
-        if (n == NGX_ERROR) {
+        index = ngx_umami_stats_register(umcf->stats, family, &labels[i]);
+        if (index == NGX_ERROR) {
             return NGX_ERROR;
         }
 
         if (i == 0) {
-            ucmcf->counters = n;
+            *first = index;
         }
     }
-
-    ucmcf->origin_hash = ngx_hash_key(ngx_http_umami_cors_origin.data,
-                                      ngx_http_umami_cors_origin.len);
 
     return NGX_OK;
 }
@@ -420,14 +449,10 @@ ngx_http_umami_cors_create_loc_conf(ngx_conf_t *cf)
         return NULL;
     }
 
-    /*
-     * set by ngx_pcalloc():
-     *
-     *     conf->any = 0;
-     *     conf->origins = { NULL };
-     */
+    /* set by ngx_pcalloc(): the rest, which umami_cors fills in */
 
     conf->enabled = NGX_CONF_UNSET;
+    conf->dry_run = NGX_CONF_UNSET;
 
     return conf;
 }
@@ -439,18 +464,38 @@ ngx_http_umami_cors_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
     ngx_http_umami_cors_loc_conf_t *prev = parent;
     ngx_http_umami_cors_loc_conf_t *conf = child;
 
-    ngx_http_umami_loc_conf_t  *ulcf;
+    ngx_http_umami_loc_conf_t   *ulcf;
+    ngx_http_umami_main_conf_t  *umcf;
+
+    ngx_conf_merge_value(conf->dry_run, prev->dry_run, 0);
 
     if (conf->enabled == NGX_CONF_UNSET) {
-        *conf = *prev;
+        conf->enabled = prev->enabled;
+        conf->policy = prev->policy;
     }
 
     ngx_conf_init_value(conf->enabled, 0);
 
-    if (conf->enabled) {
-        ulcf = ngx_http_conf_get_module_loc_conf(cf,
-                                               ngx_http_umami_request_module);
-        ulcf->steps |= NGX_HTTP_UMAMI_CORS;
+    if (!conf->enabled) {
+        return NGX_CONF_OK;
+    }
+
+    ulcf = ngx_http_conf_get_module_loc_conf(cf,
+                                             ngx_http_umami_request_module);
+    ulcf->steps |= NGX_HTTP_UMAMI_CORS;
+
+    if (conf->policy.websites) {
+        umcf = ngx_http_conf_get_module_main_conf(cf, ngx_umami_module);
+
+        if (umcf->sites == NULL) {
+            ngx_log_error(NGX_LOG_EMERG, cf->log, 0,
+                          "\"umami_cors websites\" needs \"umami_postgres\", "
+                          "whose websites are meant: add it, or list the "
+                          "origins");
+            return NGX_CONF_ERROR;
+        }
+
+        umcf->sites->index = 1;
     }
 
     return NGX_CONF_OK;
@@ -462,10 +507,7 @@ ngx_http_umami_cors(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 {
     ngx_http_umami_cors_loc_conf_t *uclcf = conf;
 
-    char                *err;
-    ngx_str_t           *value;
-    ngx_uint_t           i;
-    ngx_umami_origin_t  *origin;
+    ngx_str_t  *value;
 
     if (uclcf->enabled != NGX_CONF_UNSET) {
         return "is duplicate";
@@ -482,34 +524,5 @@ ngx_http_umami_cors(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
         return NGX_CONF_OK;
     }
 
-    if (cf->args->nelts == 2 && ngx_strcmp(value[1].data, "any") == 0) {
-        uclcf->any = 1;
-        return NGX_CONF_OK;
-    }
-
-    if (ngx_array_init(&uclcf->origins, cf->pool, cf->args->nelts - 1,
-                       sizeof(ngx_umami_origin_t))
-        != NGX_OK)
-    {
-        return NGX_CONF_ERROR;
-    }
-
-    for (i = 1; i < cf->args->nelts; i++) {
-
-        origin = ngx_array_push(&uclcf->origins);
-        if (origin == NULL) {
-            return NGX_CONF_ERROR;
-        }
-
-        err = ngx_umami_origin_compile(&value[i], origin);
-
-        if (err) {
-            ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                               "the origin \"%V\" in \"umami_cors\" %s",
-                               &value[i], err);
-            return NGX_CONF_ERROR;
-        }
-    }
-
-    return NGX_CONF_OK;
+    return ngx_umami_cors_compile(cf, &uclcf->policy);
 }

@@ -316,6 +316,7 @@ ngx_http_umami_heartbeat_answer(ngx_http_request_t *r,
         return NGX_OK;
     }
 
+    ask->scripts = &umcf->scripts;
     ask->own = umcf->upstream && ngx_umami_fetch_loopback(umcf->upstream);
 
     if (ngx_http_umami_heartbeat_render(r->pool, umcf->health, ask, answer)

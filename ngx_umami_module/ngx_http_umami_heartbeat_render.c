@@ -25,6 +25,11 @@ static void ngx_http_umami_heartbeat_sooner(ngx_msec_t *until,
 static void ngx_http_umami_heartbeat_json(ngx_umami_json_t *checks,
     ngx_http_umami_heartbeat_ask_t *ask, ngx_uint_t check,
     ngx_umami_health_state_t *state);
+static void ngx_http_umami_heartbeat_detail(ngx_umami_json_t *json,
+    ngx_umami_health_state_t *state);
+static void ngx_http_umami_heartbeat_scripts(ngx_umami_json_t *checks,
+    ngx_http_umami_heartbeat_ask_t *ask, ngx_umami_health_settings_t *settings,
+    ngx_umami_health_state_t *state);
 static void ngx_http_umami_heartbeat_second(ngx_umami_json_t *checks,
     ngx_umami_health_settings_t *settings, ngx_umami_health_state_t *state);
 static void ngx_http_umami_heartbeat_value(ngx_umami_json_t *json,
@@ -120,6 +125,11 @@ ngx_http_umami_heartbeat_render(ngx_pool_t *pool, ngx_umami_health_t *health,
             continue;
         }
 
+        if (i == NGX_UMAMI_HEALTH_SCRIPT) {
+            ngx_http_umami_heartbeat_scripts(checks, ask, settings, &state);
+            continue;
+        }
+
         ngx_http_umami_heartbeat_json(checks, ask, i, &state);
 
         if (i == NGX_UMAMI_HEALTH_POSTGRES) {
@@ -212,7 +222,6 @@ ngx_http_umami_heartbeat_json(ngx_umami_json_t *checks,
     ngx_http_umami_heartbeat_ask_t *ask, ngx_uint_t check,
     ngx_umami_health_state_t *state)
 {
-    ngx_str_t          reason;
     ngx_umami_json_t  *array, *json;
 
     json = ngx_umami_json_object();
@@ -232,26 +241,86 @@ ngx_http_umami_heartbeat_json(ngx_umami_json_t *checks,
         ngx_http_umami_heartbeat_value(json, state->value, "percent");
     }
 
-    if (check == NGX_UMAMI_HEALTH_SCRIPT
-        && state->value != NGX_UMAMI_HEALTH_NONE)
-    {
-        ngx_http_umami_heartbeat_value(json, state->value / 1000, "s");
-    }
-
     if (ask->detail && state->time) {
-        ngx_http_umami_heartbeat_time(json, "since", ngx_time()
-                       - (time_t) ((ngx_current_msec - state->since) / 1000));
-
-        if (state->sick) {
-            ngx_http_umami_heartbeat_reason(state, &reason);
-            ngx_umami_json_set(json, "output", ngx_umami_json_string(&reason));
-        }
+        ngx_http_umami_heartbeat_detail(json, state);
     }
 
     array = ngx_umami_json_array();
     ngx_umami_json_append(array, json);
 
     ngx_umami_json_set(checks, ngx_http_umami_heartbeat_keys[check], array);
+}
+
+
+static void
+ngx_http_umami_heartbeat_detail(ngx_umami_json_t *json,
+    ngx_umami_health_state_t *state)
+{
+    ngx_str_t  reason;
+
+    ngx_http_umami_heartbeat_time(json, "since", ngx_time()
+                       - (time_t) ((ngx_current_msec - state->since) / 1000));
+
+    if (state->sick) {
+        ngx_http_umami_heartbeat_reason(state, &reason);
+        ngx_umami_json_set(json, "output", ngx_umami_json_string(&reason));
+    }
+}
+
+
+/* one of the check's measurements for each script */
+
+static void
+ngx_http_umami_heartbeat_scripts(ngx_umami_json_t *checks,
+    ngx_http_umami_heartbeat_ask_t *ask, ngx_umami_health_settings_t *settings,
+    ngx_umami_health_state_t *state)
+{
+    ngx_uint_t                  i, status;
+    ngx_msec_t                  age;
+    ngx_umami_json_t           *array, *json;
+    ngx_umami_script_t        **sp;
+    ngx_umami_script_state_t    script;
+
+    array = ngx_umami_json_array();
+    sp = ask->scripts->elts;
+
+    for (i = 0; i < ask->scripts->nelts; i++) {
+
+        ngx_umami_script_state(sp[i], &script);
+
+        age = ngx_time() - script.refreshed;
+
+        /* the names of both states are the same */
+
+        status = script.status;
+
+        if (settings->age && script.status != NGX_UMAMI_SCRIPT_UNKNOWN) {
+            status = (script.refreshed && age <= settings->age / 1000)
+                     ? NGX_UMAMI_HEALTH_PASS : NGX_UMAMI_HEALTH_FAIL;
+        }
+
+        json = ngx_umami_json_object();
+
+        ngx_umami_json_set(json, "componentId",
+                           ngx_umami_json_string(&sp[i]->source));
+        ngx_umami_json_set(json, "status",
+              ngx_umami_json_string(&ngx_http_umami_heartbeat_states[status]));
+
+        if (script.refreshed) {
+            ngx_http_umami_heartbeat_time(json, "time", script.refreshed);
+            ngx_http_umami_heartbeat_value(json, age, "s");
+        }
+
+        if (ask->detail && state->time && status != NGX_UMAMI_HEALTH_PASS) {
+            ngx_http_umami_heartbeat_detail(json, state);
+        }
+
+        ngx_umami_json_append(array, json);
+    }
+
+    ngx_umami_json_set(checks,
+                       ngx_http_umami_heartbeat_keys[NGX_UMAMI_HEALTH_SCRIPT],
+                       array);
 }
 
 

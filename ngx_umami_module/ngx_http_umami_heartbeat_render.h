@@ -17,15 +17,16 @@
 /* who asks, and what for */
 
 typedef struct {
-    ngx_msec_t   fail_after;
-    ngx_uint_t   excluded;      /* bits of checks */
+    ngx_array_t  *scripts;      /* ngx_umami_script_t * */
+    ngx_msec_t    fail_after;
+    ngx_uint_t    excluded;     /* bits of checks */
 
-    unsigned     live:1;
-    unsigned     deep:1;
-    unsigned     verbose:1;
-    unsigned     detail:1;
-    unsigned     draining:1;
-    unsigned     own:1;         /* Umami is this task's */
+    unsigned      live:1;
+    unsigned      deep:1;
+    unsigned      verbose:1;
+    unsigned      detail:1;
+    unsigned      draining:1;
+    unsigned      own:1;        /* Umami is this task's */
 } ngx_http_umami_heartbeat_ask_t;
 
 

@@ -608,6 +608,11 @@ ngx_http_umami_limit_init(ngx_conf_t *cf)
         return NGX_ERROR;
     }
 
+    ngx_umami_redis_set_script(umcf->redis, ulmcf->script,
+                               ngx_http_umami_limit_due,
+                               ngx_http_umami_limit_late,
+                               ngx_http_umami_over_table(cf));
+
     ulmcf->tasks = ngx_umami_tasks_create(cf->pool, umcf->redis, umcf->store,
                                           umcf->stats, umcf->hmac);
 

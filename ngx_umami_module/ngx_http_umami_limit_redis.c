@@ -237,7 +237,7 @@ ngx_http_umami_limit_reply(void *data, ngx_umami_redis_reply_t *reply)
     ngx_http_umami_limit_group_t *group = data;
 
     int64_t                      *integers;
-    ngx_uint_t                    i;
+    ngx_uint_t                    i, refused;
     ngx_http_request_t           *r;
     ngx_http_umami_limit_ctx_t   *lctx;
     ngx_umami_counter_verdict_t  *verdict;
@@ -247,6 +247,8 @@ ngx_http_umami_limit_reply(void *data, ngx_umami_redis_reply_t *reply)
     group->op = NULL;
 
     ngx_http_umami_limit_result(r, reply->reason);
+
+    refused = 0;
 
     if (reply->reason == NGX_UMAMI_REDIS_OK) {
         integers = reply->integers;
@@ -259,12 +261,87 @@ ngx_http_umami_limit_reply(void *data, ngx_umami_redis_reply_t *reply)
             verdict->retry = *integers++;
 
             lctx->asks[i].how = NGX_HTTP_UMAMI_LIMIT_ASKED;
+
+            refused |= !verdict->allowed;
         }
+    }
+
+    if (refused) {
+
+        /* now, for the sake of those that are held */
+
+        ngx_http_umami_over_remember(r, lctx);
     }
 
     if (--lctx->awaited == 0) {
         ngx_http_umami_limit_rest(r, lctx);
         ngx_http_umami_resume(lctx->ctx);
+    }
+}
+
+
+/* the others of a burst were asked first */
+
+ngx_int_t
+ngx_http_umami_limit_due(void *data)
+{
+    ngx_http_umami_limit_group_t *group = data;
+
+    ngx_http_umami_limit_ctx_t  *lctx;
+
+    lctx = group->lctx;
+
+    if (lctx->ngroups != 1
+        || !ngx_http_umami_over_known(lctx->ctx->request, lctx))
+    {
+        return NGX_OK;
+    }
+
+    group->op = NULL;
+    lctx->awaited = 0;
+
+    ngx_http_umami_resume(lctx->ctx);
+
+    return NGX_DECLINED;
+}
+
+
+/* a request had to do without it, the next one need not */
+
+void
+ngx_http_umami_limit_late(void *data, ngx_str_t *args, ngx_uint_t nkeys,
+    int64_t *integers, ngx_msec_t asked)
+{
+    u_char                        *p, key[NGX_UMAMI_LOCAL_KEY];
+    ngx_int_t                      cost;
+    ngx_str_t                     *arg;
+    ngx_uint_t                     i, j;
+    ngx_umami_counter_verdict_t    verdict;
+
+    arg = args + nkeys;
+
+    for (i = 0; i < nkeys; i++) {
+
+        cost = ngx_atoi(arg[0].data, arg[0].len);
+
+        verdict.allowed = (*integers++ != 0);
+        verdict.remaining = *integers++;
+        verdict.retry = *integers++;
+
+        /* as it was written into the key, before a brace */
+
+        p = args[i].data + args[i].len - 1 - NGX_HTTP_UMAMI_LIMIT_HEX;
+
+        for (j = 0; j < NGX_UMAMI_LOCAL_KEY; j++) {
+            key[j] = (u_char) ngx_hextoi(p + 2 * j, 2);
+        }
+
+        if (!verdict.allowed) {
+            ngx_umami_over_add(data, key, cost, &verdict, asked,
+                               NGX_UMAMI_OVER_MAX);
+        }
+
+        arg += NGX_HTTP_UMAMI_LIMIT_ARGS;
     }
 }
 
@@ -299,6 +376,12 @@ ngx_http_umami_limit_rest(ngx_http_request_t *r,
     ngx_http_umami_limit_ctx_t *lctx)
 {
     ngx_uint_t  n, denied;
+
+    /* what others were told meanwhile holds without Redis, too */
+
+    if (ngx_http_umami_over_known(r, lctx)) {
+        return;
+    }
 
     n = ngx_http_umami_limit_on_error(lctx, &denied);
 

@@ -47,6 +47,11 @@ extern ngx_module_t  ngx_http_umami_limit_module;
 ngx_int_t ngx_http_umami_limit_redis(ngx_http_request_t *r,
     ngx_http_umami_limit_ctx_t *lctx);
 
+/* of the script, see ngx_umami_redis.h */
+ngx_int_t ngx_http_umami_limit_due(void *data);
+void ngx_http_umami_limit_late(void *data, ngx_str_t *args, ngx_uint_t nkeys,
+    int64_t *integers, ngx_msec_t asked);
+
 /* ngx_http_umami_limit_module.c */
 
 /* judges the first "n" of the rules */

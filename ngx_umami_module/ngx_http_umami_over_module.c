@@ -94,7 +94,10 @@ ngx_http_umami_over_known(ngx_http_request_t *r,
 
         ask = &lctx->asks[i];
 
-        if (ask->dry_run) {
+        if (ask->dry_run
+            || (ask->how != NGX_HTTP_UMAMI_LIMIT_UNASKED
+                && ask->how != NGX_HTTP_UMAMI_LIMIT_KNOWN))
+        {
             continue;
         }
 
@@ -147,6 +150,17 @@ ngx_http_umami_over_remember(ngx_http_request_t *r,
                                NGX_HTTP_UMAMI_OVER_LOCAL);
         }
     }
+}
+
+
+ngx_umami_over_t *
+ngx_http_umami_over_table(ngx_conf_t *cf)
+{
+    ngx_http_umami_over_main_conf_t  *uomcf;
+
+    uomcf = ngx_http_conf_get_module_main_conf(cf, ngx_http_umami_over_module);
+
+    return uomcf->over;
 }
 
 

@@ -83,17 +83,13 @@ ngx_http_umami_preaccess_handler(ngx_http_request_t *r)
 {
     ngx_http_umami_loc_conf_t  *ulcf;
 
-    if (r->method != NGX_HTTP_OPTIONS || r != r->main) {
-        return NGX_DECLINED;
-    }
-
     ulcf = ngx_http_get_module_loc_conf(r, ngx_http_umami_request_module);
 
-    if (!(ulcf->steps & NGX_HTTP_UMAMI_CORS)) {
+    if (!(ulcf->steps & NGX_HTTP_UMAMI_CORS) || r != r->main) {
         return NGX_DECLINED;
     }
 
-    return ngx_http_umami_cors_preflight(r);
+    return ngx_http_umami_cors_begin(r);
 }
 
 

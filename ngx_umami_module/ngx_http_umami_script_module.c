@@ -8,59 +8,40 @@
 #include <ngx_core.h>
 #include <ngx_http.h>
 #include "ngx_http_umami.h"
-#include "ngx_umami_script.h"
+#include "ngx_http_umami_script.h"
 
 
-/* hex digits of the hash, quotes, "-gzip" */
-#define NGX_HTTP_UMAMI_SCRIPT_ETAG       (32 + 2 + 5)
+#define NGX_HTTP_UMAMI_SCRIPT_STATUS  "umami_script; hit"
 
 
-typedef struct {
-    ngx_array_t                  scripts;       /* pointers */
-} ngx_http_umami_script_main_conf_t;
-
-
-typedef struct {
-    ngx_umami_script_t          *script;
-    ngx_str_t                    uri;
-    ngx_flag_t                   enabled;
-    ngx_http_handler_pt          next;          /* while there is no copy */
-    ngx_flag_t                   forward;       /* cleaned headers then */
-} ngx_http_umami_script_loc_conf_t;
-
-
-static ngx_int_t ngx_http_umami_script_handler(ngx_http_request_t *r);
+static ngx_int_t ngx_http_umami_script_find(ngx_http_request_t *r,
+    ngx_http_umami_script_loc_conf_t *uslcf, ngx_str_t *hash);
+static ngx_umami_script_version_t *ngx_http_umami_script_version(
+    ngx_http_umami_script_loc_conf_t *uslcf, ngx_umami_script_head_t *head,
+    ngx_str_t *hash, ngx_str_t **cache);
 static ngx_int_t ngx_http_umami_script_missing(ngx_http_request_t *r,
     ngx_http_umami_script_loc_conf_t *uslcf);
 static ngx_int_t ngx_http_umami_script_headers(ngx_http_request_t *r,
-    ngx_umami_script_head_t *head, ngx_uint_t gzip);
-static ngx_uint_t ngx_http_umami_script_accepts_gzip(ngx_http_request_t *r);
-static ngx_uint_t ngx_http_umami_script_refused_quality(u_char *p,
-    u_char *last);
+    ngx_umami_script_version_t *version, ngx_uint_t coding,
+    ngx_str_t *cache);
+static ngx_int_t ngx_http_umami_script_status(ngx_http_request_t *r);
+static ngx_table_elt_t *ngx_http_umami_script_push(ngx_http_request_t *r,
+    ngx_str_t *name, u_char *data, size_t len);
+static ngx_uint_t ngx_http_umami_script_coding(ngx_http_request_t *r,
+    ngx_umami_script_version_t *version);
 static void ngx_http_umami_script_release(void *data);
-
-static void *ngx_http_umami_script_create_main_conf(ngx_conf_t *cf);
-static void *ngx_http_umami_script_create_loc_conf(ngx_conf_t *cf);
-static char *ngx_http_umami_script_merge_loc_conf(ngx_conf_t *cf, void *parent,
-    void *child);
-static char *ngx_http_umami_script(ngx_conf_t *cf, ngx_command_t *cmd,
-    void *conf);
-static char *ngx_http_umami_script_source(ngx_conf_t *cf, ngx_str_t *uri);
-static ngx_umami_script_t *ngx_http_umami_script_add(ngx_conf_t *cf,
-    ngx_str_t *uri);
+static ngx_int_t ngx_http_umami_script_init_module(ngx_cycle_t *cycle);
 static ngx_int_t ngx_http_umami_script_init_worker(ngx_cycle_t *cycle);
 
 
-static ngx_str_t  ngx_umami_script_type =
+static ngx_str_t  ngx_http_umami_script_type =
     ngx_string("application/javascript; charset=utf-8");
 
 
 static ngx_str_t  ngx_http_umami_script_fixed_headers[] = {
-    ngx_string("Cache-Control"),
-        ngx_string("public, max-age=3600, stale-while-revalidate=86400, "
-                   "stale-if-error=604800"),
     ngx_string("Vary"), ngx_string("Accept-Encoding"),
     ngx_string("Cross-Origin-Resource-Policy"), ngx_string("cross-origin"),
+    ngx_string("Timing-Allow-Origin"), ngx_string("*"),
     ngx_string("X-Content-Type-Options"), ngx_string("nosniff"),
     ngx_null_string
 };
@@ -73,13 +54,56 @@ static ngx_str_t  ngx_http_umami_script_allow_origin[] = {
 
 static ngx_str_t  ngx_http_umami_script_allow = ngx_string("GET, HEAD");
 
+static ngx_str_t  ngx_http_umami_script_etag = ngx_string("ETag");
+static ngx_str_t  ngx_http_umami_script_cache_status =
+    ngx_string("Cache-Status");
+static ngx_str_t  ngx_http_umami_script_cache_control =
+    ngx_string("Cache-Control");
+static ngx_str_t  ngx_http_umami_script_encoding =
+    ngx_string("Content-Encoding");
+
+
+/* in the order of ngx_umami_coding_e */
+
+static ngx_str_t  ngx_http_umami_script_codings[] = {
+    ngx_null_string, ngx_string("gzip"), ngx_string("br")
+};
+
+
+/* of an address that says what it holds, and of one that says something else */
+
+static ngx_str_t  ngx_http_umami_script_immutable =
+    ngx_string("public, max-age=31536000, immutable");
+static ngx_str_t  ngx_http_umami_script_no_cache = ngx_string("no-cache");
+
 
 static ngx_command_t  ngx_http_umami_script_commands[] = {
 
     { ngx_string("umami_script"),
-      NGX_HTTP_LOC_CONF|NGX_CONF_NOARGS|NGX_CONF_TAKE1,
+      NGX_HTTP_LOC_CONF|NGX_CONF_ANY,
       ngx_http_umami_script,
       NGX_HTTP_LOC_CONF_OFFSET,
+      0,
+      NULL },
+
+    { ngx_string("umami_script_cache"),
+      NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_1MORE,
+      ngx_http_umami_script_cache,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      0,
+      NULL },
+
+    { ngx_string("umami_script_refresh"),
+      NGX_HTTP_MAIN_CONF|NGX_CONF_TAKE1,
+      ngx_http_umami_script_refresh,
+      NGX_HTTP_MAIN_CONF_OFFSET,
+      0,
+      NULL },
+
+    { ngx_string("umami_script_store"),
+      NGX_HTTP_MAIN_CONF|NGX_CONF_TAKE1,
+      ngx_http_umami_script_store,
+      NGX_HTTP_MAIN_CONF_OFFSET,
       0,
       NULL },
 
@@ -89,7 +113,7 @@ static ngx_command_t  ngx_http_umami_script_commands[] = {
 
 static ngx_http_module_t  ngx_http_umami_script_module_ctx = {
     NULL,                                  /* preconfiguration */
-    NULL,                                  /* postconfiguration */
+    ngx_http_umami_script_init,            /* postconfiguration */
 
     ngx_http_umami_script_create_main_conf, /* create main configuration */
     NULL,                                  /* init main configuration */
@@ -108,7 +132,7 @@ ngx_module_t  ngx_http_umami_script_module = {
     ngx_http_umami_script_commands,        /* module directives */
     NGX_HTTP_MODULE,                       /* module type */
     NULL,                                  /* init master */
-    NULL,                                  /* init module */
+    ngx_http_umami_script_init_module,     /* init module */
     ngx_http_umami_script_init_worker,     /* init process */
     NULL,                                  /* init thread */
     NULL,                                  /* exit thread */
@@ -118,21 +142,30 @@ ngx_module_t  ngx_http_umami_script_module = {
 };
 
 
-static ngx_int_t
+ngx_int_t
 ngx_http_umami_script_handler(ngx_http_request_t *r)
 {
     ngx_buf_t                         *b;
     ngx_int_t                          rc;
-    ngx_uint_t                         gzip;
+    ngx_str_t                          hash, *cache;
+    ngx_uint_t                         coding;
     ngx_chain_t                        out;
     ngx_pool_cleanup_t                *cln;
     ngx_umami_store_copy_t            *copy;
-    ngx_umami_script_head_t           *head;
     ngx_http_umami_main_conf_t        *umcf;
+    ngx_umami_script_version_t        *version;
     ngx_http_umami_script_loc_conf_t  *uslcf;
 
     uslcf = ngx_http_get_module_loc_conf(r, ngx_http_umami_script_module);
     umcf = ngx_http_get_module_main_conf(r, ngx_umami_module);
+
+    ngx_str_null(&hash);
+
+    if (uslcf->versioned
+        && ngx_http_umami_script_find(r, uslcf, &hash) != NGX_OK)
+    {
+        return NGX_HTTP_NOT_FOUND;
+    }
 
     copy = ngx_umami_store_get(umcf->store, uslcf->script->item);
 
@@ -158,28 +191,25 @@ ngx_http_umami_script_handler(ngx_http_request_t *r)
     cln->handler = ngx_http_umami_script_release;
     cln->data = copy;
 
-    head = (ngx_umami_script_head_t *) copy->data;
-    gzip = head->gzip && r == r->main && ngx_http_umami_script_accepts_gzip(r);
+    cache = &uslcf->cache_control;
+    version = ngx_http_umami_script_version(uslcf,
+                                     (ngx_umami_script_head_t *) copy->data,
+                                     &hash, &cache);
 
-    if (ngx_http_umami_script_headers(r, head, gzip) != NGX_OK) {
+    coding = (r == r->main) ? ngx_http_umami_script_coding(r, version)
+                            : NGX_UMAMI_IDENTITY;
+
+    if (ngx_http_umami_script_headers(r, version, coding, cache) != NGX_OK) {
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
-    b->pos = copy->data + sizeof(ngx_umami_script_head_t);
-
-    if (gzip) {
-        b->pos += head->identity;
-        b->last = b->pos + head->gzip;
-
-    } else {
-        b->last = b->pos + head->identity;
-    }
-
+    b->pos = copy->data + version->offset[coding];
+    b->last = b->pos + version->len[coding];
     b->memory = 1;
     b->last_buf = (r == r->main) ? 1 : 0;
     b->last_in_chain = 1;
 
-    r->headers_out.content_length_n = b->last - b->pos;
+    r->headers_out.content_length_n = version->len[coding];
 
     rc = ngx_http_send_header(r);
 
@@ -191,6 +221,72 @@ ngx_http_umami_script_handler(ngx_http_request_t *r)
     out.next = NULL;
 
     return ngx_http_output_filter(r, &out);
+}
+
+
+/* the hash in an address: "/script." HASH ".js" */
+
+static ngx_int_t
+ngx_http_umami_script_find(ngx_http_request_t *r,
+    ngx_http_umami_script_loc_conf_t *uslcf, ngx_str_t *hash)
+{
+    u_char      c;
+    ngx_uint_t  i;
+
+    if (r->uri.len != uslcf->prefix.len + NGX_UMAMI_SCRIPT_HASH
+                      + uslcf->suffix.len
+        || ngx_strncmp(r->uri.data + uslcf->prefix.len + NGX_UMAMI_SCRIPT_HASH,
+                       uslcf->suffix.data, uslcf->suffix.len)
+           != 0)
+    {
+        return NGX_DECLINED;
+    }
+
+    hash->data = r->uri.data + uslcf->prefix.len;
+    hash->len = NGX_UMAMI_SCRIPT_HASH;
+
+    for (i = 0; i < hash->len; i++) {
+        c = hash->data[i];
+
+        if (!((c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'))) {
+            return NGX_DECLINED;
+        }
+    }
+
+    return NGX_OK;
+}
+
+
+/*
+ * What an address names that is not here may be at another task, which is
+ * newer or older, or long gone.  The current script does for a page that has
+ * not pinned it, one that has is not worse off than with an error, and nobody
+ * keeps it under that name.
+ */
+
+static ngx_umami_script_version_t *
+ngx_http_umami_script_version(ngx_http_umami_script_loc_conf_t *uslcf,
+    ngx_umami_script_head_t *head, ngx_str_t *hash, ngx_str_t **cache)
+{
+    if (!uslcf->versioned) {
+        return &head->current;
+    }
+
+    *cache = &ngx_http_umami_script_immutable;
+
+    if (ngx_memcmp(hash->data, head->current.hash, hash->len) == 0) {
+        return &head->current;
+    }
+
+    if (head->replaced && ngx_time() - head->replaced < uslcf->grace
+        && ngx_memcmp(hash->data, head->previous.hash, hash->len) == 0)
+    {
+        return &head->previous;
+    }
+
+    *cache = &ngx_http_umami_script_no_cache;
+
+    return &head->current;
 }
 
 
@@ -222,30 +318,47 @@ ngx_http_umami_script_missing(ngx_http_request_t *r,
         return uslcf->next(r);
     }
 
-    ctx->retry_after = 1;
+    ctx->retry_after = ngx_http_umami_script_retry(uslcf->script);
 
     return ngx_http_umami_refuse(r, ctx, NGX_HTTP_UMAMI_SCRIPT_UNAVAILABLE,
                                  NGX_HTTP_SERVICE_UNAVAILABLE);
 }
 
 
+ngx_uint_t
+ngx_http_umami_script_retry(ngx_umami_script_t *script)
+{
+    ngx_umami_script_state_t  state;
+
+    ngx_umami_script_state(script, &state);
+
+    return ngx_max(state.next - ngx_time(), 1);
+}
+
+
 static ngx_int_t
 ngx_http_umami_script_headers(ngx_http_request_t *r,
-    ngx_umami_script_head_t *head, ngx_uint_t gzip)
+    ngx_umami_script_version_t *version, ngx_uint_t coding, ngx_str_t *cache)
 {
-    u_char                     *p;
     ngx_str_t                  *header;
     ngx_table_elt_t            *h;
     ngx_http_umami_loc_conf_t  *ulcf;
 
     r->headers_out.status = NGX_HTTP_OK;
-    r->headers_out.content_type = ngx_umami_script_type;
+    r->headers_out.content_type = ngx_http_umami_script_type;
     r->headers_out.content_type_len = sizeof("application/javascript") - 1;
-    r->headers_out.last_modified_time = head->modified;
+    r->headers_out.last_modified_time = version->modified;
 
     /* ranges and conditions are nginx's own filters' work */
 
     r->allow_ranges = 1;
+
+    if (ngx_http_umami_add_header(r, &ngx_http_umami_script_cache_control,
+                                  cache)
+        != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
 
     for (header = ngx_http_umami_script_fixed_headers;
          header->len;
@@ -266,132 +379,119 @@ ngx_http_umami_script_headers(ngx_http_request_t *r,
         return NGX_ERROR;
     }
 
-    h = ngx_list_push(&r->headers_out.headers);
-    p = ngx_pnalloc(r->pool, NGX_HTTP_UMAMI_SCRIPT_ETAG);
+    /* the request holds the copy that the tag lies in */
 
-    if (h == NULL || p == NULL) {
-        return NGX_ERROR;
-    }
-
-    h->hash = 1;
-    ngx_str_set(&h->key, "ETag");
-    h->value.data = p;
-#if (NGX_HTTP_UMAMI_LINKED_HEADERS)
-    h->next = NULL;
-#endif
-
-    r->headers_out.etag = h;
-
-    *p++ = '"';
-    p = ngx_cpymem(p, head->hash, sizeof(head->hash));
-
-    if (gzip) {
-        p = ngx_cpymem(p, "-gzip", sizeof("-gzip") - 1);
-    }
-
-    *p++ = '"';
-
-    h->value.len = p - h->value.data;
-
-    if (!gzip) {
-        return NGX_OK;
-    }
-
-    h = ngx_list_push(&r->headers_out.headers);
+    h = ngx_http_umami_script_push(r, &ngx_http_umami_script_etag,
+                                   version->etag[coding],
+                                   version->etag_len[coding]);
     if (h == NULL) {
         return NGX_ERROR;
     }
 
+    r->headers_out.etag = h;
+
+    if (coding != NGX_UMAMI_IDENTITY) {
+
+        h = ngx_http_umami_script_push(r, &ngx_http_umami_script_encoding,
+                                  ngx_http_umami_script_codings[coding].data,
+                                  ngx_http_umami_script_codings[coding].len);
+        if (h == NULL) {
+            return NGX_ERROR;
+        }
+
+        r->headers_out.content_encoding = h;
+    }
+
+    return ngx_http_umami_script_status(r);
+}
+
+
+/* RFC 9211: below 0 is for how long the script should have been asked for */
+
+static ngx_int_t
+ngx_http_umami_script_status(ngx_http_request_t *r)
+{
+    u_char                            *p, *last;
+    ngx_umami_script_state_t           state;
+    ngx_http_umami_script_loc_conf_t  *uslcf;
+
+    uslcf = ngx_http_get_module_loc_conf(r, ngx_http_umami_script_module);
+
+    p = ngx_pnalloc(r->pool, sizeof(NGX_HTTP_UMAMI_SCRIPT_STATUS "; ttl=")
+                             + NGX_TIME_T_LEN);
+    if (p == NULL) {
+        return NGX_ERROR;
+    }
+
+    last = ngx_cpymem(p, NGX_HTTP_UMAMI_SCRIPT_STATUS,
+                      sizeof(NGX_HTTP_UMAMI_SCRIPT_STATUS) - 1);
+
+    ngx_umami_script_state(uslcf->script, &state);
+
+    if (state.refreshed) {
+        last = ngx_sprintf(last, "; ttl=%T", state.ttl);
+    }
+
+    return ngx_http_umami_script_push(r, &ngx_http_umami_script_cache_status,
+                                      p, last - p)
+           ? NGX_OK : NGX_ERROR;
+}
+
+
+static ngx_table_elt_t *
+ngx_http_umami_script_push(ngx_http_request_t *r, ngx_str_t *name,
+    u_char *data, size_t len)
+{
+    ngx_table_elt_t  *h;
+
+    h = ngx_list_push(&r->headers_out.headers);
+    if (h == NULL) {
+        return NULL;
+    }
+
     h->hash = 1;
-    ngx_str_set(&h->key, "Content-Encoding");
-    ngx_str_set(&h->value, "gzip");
+    h->key = *name;
+    h->value.data = data;
+    h->value.len = len;
 #if (NGX_HTTP_UMAMI_LINKED_HEADERS)
     h->next = NULL;
 #endif
 
-    r->headers_out.content_encoding = h;
-
-    return NGX_OK;
+    return h;
 }
 
 
-/* RFC 9110, 12.5.3: the coding itself counts before "*" */
-
 static ngx_uint_t
-ngx_http_umami_script_accepts_gzip(ngx_http_request_t *r)
+ngx_http_umami_script_coding(ngx_http_request_t *r,
+    ngx_umami_script_version_t *version)
 {
-    u_char           *p, *last, *end, *name;
-    size_t            len;
-    ngx_uint_t        any;
-    ngx_table_elt_t  *h;
+    ngx_uint_t           i, there;
+    ngx_table_elt_t     *h;
+    ngx_umami_accept_t   accept;
 
     h = r->headers_in.accept_encoding;
 
     if (h == NULL) {
-        return 0;
+        return NGX_UMAMI_IDENTITY;
     }
 
-    any = 0;
-    p = h->value.data;
-    last = p + h->value.len;
+    ngx_memzero(&accept, sizeof(ngx_umami_accept_t));
 
-    while (p < last) {
+#if (NGX_HTTP_UMAMI_LINKED_HEADERS)
+    for ( /* void */ ; h; h = h->next) {
+        ngx_umami_accept_parse(&accept, &h->value);
+    }
+#else
+    ngx_umami_accept_parse(&accept, &h->value);
+#endif
 
-        end = ngx_strlchr(p, last, ',');
-        if (end == NULL) {
-            end = last;
-        }
+    there = 0;
 
-        while (p < end && (*p == ' ' || *p == '\t')) {
-            p++;
-        }
-
-        name = p;
-
-        while (p < end && *p != ';' && *p != ' ' && *p != '\t') {
-            p++;
-        }
-
-        len = p - name;
-
-        if ((len == 4 && ngx_strncasecmp(name, (u_char *) "gzip", 4) == 0)
-            || (len == 6 && ngx_strncasecmp(name, (u_char *) "x-gzip", 6)
-                            == 0))
-        {
-            return !ngx_http_umami_script_refused_quality(p, end);
-        }
-
-        if (len == 1 && *name == '*') {
-            any = !ngx_http_umami_script_refused_quality(p, end);
-        }
-
-        p = end + 1;
+    for (i = 0; i < NGX_UMAMI_CODINGS; i++) {
+        there |= version->len[i] ? 1 << i : 0;
     }
 
-    return any;
-}
-
-
-/* "q=0", "q=0.000": anything else accepts */
-
-static ngx_uint_t
-ngx_http_umami_script_refused_quality(u_char *p, u_char *last)
-{
-    while (p < last && (*p == ' ' || *p == '\t' || *p == ';')) {
-        p++;
-    }
-
-    if (last - p < 3 || (*p | 0x20) != 'q' || p[1] != '=' || p[2] != '0') {
-        return 0;
-    }
-
-    for (p += 3; p < last && *p != ' ' && *p != ';'; p++) {
-        if (*p != '.' && *p != '0') {
-            return 0;
-        }
-    }
-
-    return 1;
+    return ngx_umami_accept_best(&accept, there);
 }
 
 
@@ -402,213 +502,47 @@ ngx_http_umami_script_release(void *data)
 }
 
 
-static void *
-ngx_http_umami_script_create_main_conf(ngx_conf_t *cf)
+/* before there are workers, so that none of them is without what was kept */
+
+static ngx_int_t
+ngx_http_umami_script_init_module(ngx_cycle_t *cycle)
 {
-    ngx_http_umami_script_main_conf_t  *conf;
+    ngx_uint_t                    i;
+    ngx_umami_script_t          **sp;
+    ngx_http_umami_main_conf_t   *umcf;
 
-    conf = ngx_pcalloc(cf->pool, sizeof(ngx_http_umami_script_main_conf_t));
-    if (conf == NULL) {
-        return NULL;
+    umcf = ngx_http_cycle_get_module_main_conf(cycle, ngx_umami_module);
+
+    if (umcf == NULL) {
+        return NGX_OK;
     }
 
-    if (ngx_array_init(&conf->scripts, cf->pool, 2,
-                       sizeof(ngx_umami_script_t *))
-        != NGX_OK)
-    {
-        return NULL;
+    sp = umcf->scripts.elts;
+
+    for (i = 0; i < umcf->scripts.nelts; i++) {
+        ngx_umami_script_load(sp[i], cycle->log);
     }
 
-    return conf;
-}
-
-
-static void *
-ngx_http_umami_script_create_loc_conf(ngx_conf_t *cf)
-{
-    return ngx_pcalloc(cf->pool, sizeof(ngx_http_umami_script_loc_conf_t));
-}
-
-
-static char *
-ngx_http_umami_script_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
-{
-    ngx_http_umami_script_loc_conf_t *prev = parent;
-    ngx_http_umami_script_loc_conf_t *conf = child;
-
-    ngx_http_core_loc_conf_t    *clcf;
-    ngx_http_umami_loc_conf_t   *ulcf;
-    ngx_http_umami_main_conf_t  *umcf;
-
-    clcf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_core_module);
-
-    if (!conf->enabled && clcf->noname && prev->enabled) {
-        conf->enabled = 1;
-        conf->uri = prev->uri;
-    }
-
-    if (!conf->enabled) {
-        return NGX_CONF_OK;
-    }
-
-    umcf = ngx_http_conf_get_module_main_conf(cf, ngx_umami_module);
-
-    if (umcf->upstream == NULL) {
-        ngx_log_error(NGX_LOG_EMERG, cf->log, 0,
-                      "\"umami_script\" in the location \"%V\" needs "
-                      "\"umami_upstream\", where the script is fetched",
-                      &clcf->name);
-        return NGX_CONF_ERROR;
-    }
-
-    conf->script = ngx_http_umami_script_add(cf, &conf->uri);
-    if (conf->script == NULL) {
-        return NGX_CONF_ERROR;
-    }
-
-    /* proxy_pass of the same location serves until there is a copy */
-
-    if (clcf->handler != ngx_http_umami_script_handler) {
-        conf->next = clcf->handler;
-        clcf->handler = ngx_http_umami_script_handler;
-    }
-
-    ulcf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_umami_request_module);
-
-    ulcf->json = 1;
-    conf->forward = (ulcf->steps & NGX_HTTP_UMAMI_FORWARD) != 0;
-    ulcf->steps &= ~NGX_HTTP_UMAMI_FORWARD;
-
-    return NGX_CONF_OK;
-}
-
-
-static char *
-ngx_http_umami_script(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
-{
-    ngx_http_umami_script_loc_conf_t *uslcf = conf;
-
-    ngx_str_t                 *value;
-    ngx_http_core_loc_conf_t  *clcf;
-
-    if (uslcf->enabled) {
-        return "is duplicate";
-    }
-
-    (void) ngx_http_umami_use(cf);
-
-    clcf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_core_module);
-
-    uslcf->enabled = 1;
-    uslcf->uri = clcf->name;
-
-    if (cf->args->nelts == 1) {
-
-        if (uslcf->uri.len == 0 || uslcf->uri.data[0] != '/'
-#if (NGX_PCRE)
-            || clcf->regex
-#endif
-            )
-        {
-            return "needs \"source=\" in a location that is no path, as in "
-                   "\"source=/script.js\"";
-        }
-
-        return ngx_http_umami_script_source(cf, &uslcf->uri);
-    }
-
-    value = cf->args->elts;
-
-    if (value[1].len < 8 || ngx_strncmp(value[1].data, "source=/", 8) != 0) {
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "unknown \"%V\" in \"umami_script\", it takes "
-                           "\"source=\" with a path, as in "
-                           "\"source=/script.js\"", &value[1]);
-        return NGX_CONF_ERROR;
-    }
-
-    uslcf->uri.data = value[1].data + 7;
-    uslcf->uri.len = value[1].len - 7;
-
-    return ngx_http_umami_script_source(cf, &uslcf->uri);
-}
-
-
-/* it stands in a request line and in the label of a metric */
-
-static char *
-ngx_http_umami_script_source(ngx_conf_t *cf, ngx_str_t *uri)
-{
-    u_char      c;
-    ngx_uint_t  i;
-
-    for (i = 0; i < uri->len; i++) {
-        c = uri->data[i];
-
-        if (c <= ' ' || c >= 0x7f || c == '"' || c == '#' || c == '\\') {
-            ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                               "the path \"%V\" in \"umami_script\" has a "
-                               "character that needs percent-encoding, as in "
-                               "\"source=/my%%20script.js\"", uri);
-            return NGX_CONF_ERROR;
-        }
-    }
-
-    return NGX_CONF_OK;
-}
-
-
-static ngx_umami_script_t *
-ngx_http_umami_script_add(ngx_conf_t *cf, ngx_str_t *uri)
-{
-    ngx_uint_t                          i;
-    ngx_umami_script_t                **sp;
-    ngx_http_umami_main_conf_t         *umcf;
-    ngx_http_umami_script_main_conf_t  *usmcf;
-
-    umcf = ngx_http_conf_get_module_main_conf(cf, ngx_umami_module);
-    usmcf = ngx_http_conf_get_module_main_conf(cf,
-                                               ngx_http_umami_script_module);
-    sp = usmcf->scripts.elts;
-
-    for (i = 0; i < usmcf->scripts.nelts; i++) {
-
-        if (sp[i]->uri.len == uri->len
-            && ngx_strncmp(sp[i]->uri.data, uri->data, uri->len) == 0)
-        {
-            return sp[i];
-        }
-    }
-
-    sp = ngx_array_push(&usmcf->scripts);
-    if (sp == NULL) {
-        return NULL;
-    }
-
-    *sp = ngx_umami_script_create(cf->pool, uri, umcf->upstream, umcf->store,
-                                  umcf->stats);
-    return *sp;
+    return NGX_OK;
 }
 
 
 static ngx_int_t
 ngx_http_umami_script_init_worker(ngx_cycle_t *cycle)
 {
-    ngx_uint_t                          i;
-    ngx_umami_script_t                **sp;
-    ngx_http_umami_script_main_conf_t  *usmcf;
+    ngx_uint_t                    i;
+    ngx_umami_script_t          **sp;
+    ngx_http_umami_main_conf_t   *umcf;
 
-    usmcf = ngx_http_cycle_get_module_main_conf(cycle,
-                                                ngx_http_umami_script_module);
+    umcf = ngx_http_cycle_get_module_main_conf(cycle, ngx_umami_module);
 
-    if (usmcf == NULL || !ngx_http_umami_owner()) {
+    if (umcf == NULL || !ngx_http_umami_owner()) {
         return NGX_OK;
     }
 
-    sp = usmcf->scripts.elts;
+    sp = umcf->scripts.elts;
 
-    for (i = 0; i < usmcf->scripts.nelts; i++) {
-
+    for (i = 0; i < umcf->scripts.nelts; i++) {
         ngx_umami_script_start(sp[i], cycle->log);
     }
 

@@ -490,7 +490,7 @@ ngx_http_umami_website_init(ngx_conf_t *cf)
         return NGX_ERROR;
     }
 
-    if (!uwmcf->used) {
+    if (!uwmcf->used && !(umcf->sites && umcf->sites->index)) {
         return NGX_OK;
     }
 

@@ -13,11 +13,14 @@
 
 
 /*
- * The gzip format (RFC 1952) at zlib's highest level, for what is compressed
- * once and served often.  The same bytes give the same result on every task.
- * NGX_DECLINED: it would not be smaller.
+ * For what is compressed once and served often: the gzip format (RFC 1952) at
+ * zlib's highest level, and brotli (RFC 7932), where the library was there at
+ * build time.  The same bytes give the same result on every task.
+ * NGX_DECLINED: it would not be smaller, or cannot be made.
  */
 ngx_int_t ngx_umami_compress_gzip(ngx_pool_t *pool, ngx_str_t *in,
+    ngx_str_t *out);
+ngx_int_t ngx_umami_compress_brotli(ngx_pool_t *pool, ngx_str_t *in,
     ngx_str_t *out);
 
 

@@ -268,6 +268,12 @@ ngx_umami_health_result(ngx_umami_health_probe_t *probe, ngx_str_t *fault,
         state->len = p - state->reason;
     }
 
+    if (fault == NULL && probe->check == NGX_UMAMI_HEALTH_UMAMI
+        && state->status == NGX_UMAMI_HEALTH_FAIL)
+    {
+        health->conf.back(health->conf.data);
+    }
+
     if (state->status == status) {
         state->row = 0;
 

@@ -108,7 +108,7 @@ typedef struct {
 
     ngx_flag_t                  write;       /* REDIS */
 
-    ngx_msec_t                  age;         /* SCRIPT */
+    ngx_msec_t                  age;         /* SCRIPT; 0: any */
 
     ngx_msec_t                  window;      /* BEACONS */
     ngx_uint_t                  share;
@@ -116,14 +116,23 @@ typedef struct {
 } ngx_umami_health_settings_t;
 
 
-/* when all scripts were last as Umami has them: an age, or _NONE */
+/*
+ * All scripts are as Umami has them: NGX_OK; one was not asked for yet:
+ * NGX_AGAIN; the last attempt failed for one: NGX_DECLINED.  And since when the
+ * oldest one was, or _NONE.
+ */
 
-typedef ngx_msec_t (*ngx_umami_health_age_pt)(void *data);
+typedef ngx_int_t (*ngx_umami_health_scripts_pt)(void *data, ngx_msec_t *age);
+
+/* Umami was away and is back */
+
+typedef void (*ngx_umami_health_back_pt)(void *data);
 
 
 typedef struct {
-    void                        *data;       /* of "age" */
-    ngx_umami_health_age_pt      age;
+    void                        *data;       /* of the two */
+    ngx_umami_health_scripts_pt  scripts;
+    ngx_umami_health_back_pt     back;
 
     ngx_umami_fetch_origin_t    *upstream;
     ngx_str_t                    url;        /* the same */

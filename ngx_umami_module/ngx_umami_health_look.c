@@ -86,24 +86,36 @@ ngx_umami_health_look(ngx_umami_health_probe_t *probe)
 static void
 ngx_umami_health_script(ngx_umami_health_probe_t *probe)
 {
+    ngx_int_t                 rc;
     ngx_str_t                 fault;
-    ngx_msec_t                age;
+    ngx_msec_t                age, limit;
     ngx_umami_health_conf_t  *conf;
 
     conf = &probe->health->conf;
-    age = conf->age(conf->data);
+    limit = conf->settings[probe->check].age;
+
+    rc = conf->scripts(conf->data, &age);
+
+    if (rc == NGX_AGAIN) {
+        ngx_umami_health_later(probe);
+        return;
+    }
 
     probe->health->states[probe->check].value = age;
+
+    if (limit ? age <= limit : rc == NGX_OK) {
+        ngx_umami_health_result(probe, NULL, NULL);
+        return;
+    }
 
     if (age == NGX_UMAMI_HEALTH_NONE) {
         ngx_str_set(&fault, "a script was not fetched yet");
 
-    } else if (age > conf->settings[probe->check].age) {
+    } else if (limit) {
         ngx_str_set(&fault, "a script was not fetched for too long");
 
     } else {
-        ngx_umami_health_result(probe, NULL, NULL);
-        return;
+        ngx_str_set(&fault, "a script could not be fetched last time");
     }
 
     ngx_umami_health_result(probe, &fault, &ngx_umami_health_no_detail);

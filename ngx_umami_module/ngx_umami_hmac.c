@@ -201,6 +201,29 @@ ngx_umami_hmac_digest(ngx_str_t *parts, ngx_uint_t nparts,
 
 
 ngx_int_t
+ngx_umami_hmac_integrity(ngx_str_t *text, u_char *integrity)
+{
+    int           n;
+    unsigned int  len;
+    u_char        digest[EVP_MAX_MD_SIZE], base64[EVP_MAX_MD_SIZE * 2];
+
+    if (EVP_Digest(text->data, text->len, digest, &len, EVP_sha384(), NULL)
+        != 1)
+    {
+        ERR_clear_error();
+        return NGX_ERROR;
+    }
+
+    n = EVP_EncodeBlock(base64, digest, len);
+
+    integrity = ngx_cpymem(integrity, "sha384-", sizeof("sha384-") - 1);
+    ngx_memcpy(integrity, base64, n);
+
+    return NGX_OK;
+}
+
+
+ngx_int_t
 ngx_umami_hmac_random(u_char *p, size_t len)
 {
     if (RAND_bytes(p, len) == 1) {

@@ -42,6 +42,9 @@ ngx_int_t ngx_umami_hmac_sign(ngx_umami_hmac_t *hmac, ngx_str_t *parts,
 ngx_int_t ngx_umami_hmac_digest(ngx_str_t *parts, ngx_uint_t nparts,
     u_char digest[NGX_UMAMI_HMAC_LEN]);
 
+/* "sha384-" and 64 characters, as the attribute "integrity" has it */
+ngx_int_t ngx_umami_hmac_integrity(ngx_str_t *text, u_char *integrity);
+
 ngx_int_t ngx_umami_hmac_random(u_char *p, size_t len);
 
 /* in time that depends on the lengths alone; 1 when they are the same */

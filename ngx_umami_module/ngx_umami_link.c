@@ -12,8 +12,6 @@
 
 
 #define NGX_UMAMI_LINK_TIMEOUT      2000     /* ms, an attempt until ready */
-#define NGX_UMAMI_LINK_BACKOFF      50       /* ms */
-#define NGX_UMAMI_LINK_MAX_BACKOFF  2000     /* ms */
 #define NGX_UMAMI_LINK_IN           16384    /* bytes read at once */
 #define NGX_UMAMI_LINK_OUT          4096     /* bytes kept for writing */
 #define NGX_UMAMI_LINK_KEEP_OUT     65536    /* bytes given back when idle */
@@ -610,10 +608,9 @@ ngx_umami_link_fail(ngx_umami_link_t *link, ngx_err_t err, char *why)
     link->state = NGX_UMAMI_LINK_AWAY;
     link->fresh = 0;
 
-    pause = link->backoff / 2 + ngx_random() % link->backoff;
+    pause = ngx_umami_link_pause(&link->backoff);
 
     link->retry = ngx_current_msec + pause;
-    link->backoff = ngx_min(link->backoff * 2, NGX_UMAMI_LINK_MAX_BACKOFF);
 
     if (!ngx_exiting && !ngx_terminate) {
         ngx_add_timer(&link->timer, pause);

@@ -16,6 +16,10 @@
 #include "ngx_umami_tls.h"
 
 
+#define NGX_UMAMI_LINK_BACKOFF      50       /* ms */
+#define NGX_UMAMI_LINK_MAX_BACKOFF  2000     /* ms */
+
+
 /*
  * A connection of a worker to a dependency that is kept up: made when it is
  * first asked for, made again with back-off when it fails, written to once a
@@ -114,6 +118,21 @@ void ngx_umami_link_close(ngx_umami_link_t *link);
 
 /* after ngx_umami_link_close(): gives memory back */
 void ngx_umami_link_free(ngx_umami_link_t *link);
+
+
+/* half of it more or less, so that workers do not come back in step */
+
+static ngx_inline ngx_msec_t
+ngx_umami_link_pause(ngx_msec_t *backoff)
+{
+    ngx_msec_t  pause;
+
+    pause = *backoff / 2 + ngx_random() % *backoff;
+
+    *backoff = ngx_min(*backoff * 2, NGX_UMAMI_LINK_MAX_BACKOFF);
+
+    return pause;
+}
 
 
 #endif /* _NGX_UMAMI_LINK_H_INCLUDED_ */

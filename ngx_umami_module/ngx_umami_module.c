@@ -124,6 +124,16 @@ ngx_umami_create_main_conf(ngx_conf_t *cf)
         return NULL;
     }
 
+    if (ngx_array_init(&umcf->scripts, cf->pool, 2,
+                       sizeof(ngx_umami_script_t *))
+        != NGX_OK
+        || ngx_array_init(&umcf->addresses, cf->pool, 2,
+                          sizeof(ngx_http_umami_address_t))
+           != NGX_OK)
+    {
+        return NULL;
+    }
+
     return umcf;
 }
 
@@ -214,6 +224,37 @@ ngx_http_umami_use(ngx_conf_t *cf)
     umcf->enabled = 1;
 
     return umcf;
+}
+
+
+ngx_int_t
+ngx_http_umami_once(ngx_conf_t *cf, ngx_str_t *value)
+{
+    size_t      len;
+    ngx_str_t  *given, *directive, name;
+
+    directive = cf->args->elts;
+
+    name = *value;
+
+    for (len = 0; len < name.len; len++) {
+        if (name.data[len] == '=') {
+            name.len = len + 1;
+            break;
+        }
+    }
+
+    for (given = directive + 1; given < value; given++) {
+
+        if (ngx_strncmp(given->data, name.data, name.len) == 0) {
+            ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                               "\"%V\" in \"%V\" is given twice, remove one",
+                               &name, directive);
+            return NGX_DECLINED;
+        }
+    }
+
+    return NGX_OK;
 }
 
 

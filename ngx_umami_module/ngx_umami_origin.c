@@ -9,10 +9,18 @@
 #include "ngx_umami_origin.h"
 
 
+/* of an address in brackets */
+#define NGX_UMAMI_ORIGIN_IPV6  (NGX_INET6_ADDRSTRLEN + 2)
+
+/* of the longest name, with its scheme and port */
+#define NGX_UMAMI_ORIGIN_SIZE  (sizeof("https://:65535") - 1 + 253)
+
+
 static char *ngx_umami_origin_check_host(u_char *p, u_char *last,
     ngx_umami_origin_t *origin);
 static char *ngx_umami_origin_check_port(u_char *p, u_char *last,
     ngx_umami_origin_t *origin);
+static ngx_uint_t ngx_umami_origin_is_address(u_char *p, u_char *last);
 static ngx_uint_t ngx_umami_origin_is_host(u_char *p, u_char *last);
 
 
@@ -56,6 +64,9 @@ ngx_umami_origin_compile(ngx_str_t *text, ngx_umami_origin_t *origin)
         p++;
     }
 
+    origin->host.data = p;
+    origin->host.len = 0;
+
     if (ngx_strlchr(p, last, '/')) {
         return "has a path or a trailing slash: browsers send none, remove it";
     }
@@ -69,6 +80,8 @@ ngx_umami_origin_compile(ngx_str_t *text, ngx_umami_origin_t *origin)
 
     port = (p < last && *p == '[') ? ngx_strlchr(p, last, ']') : p;
     port = port ? ngx_strlchr(port, last, ':') : NULL;
+
+    origin->host.len = (port ? port : last) - p;
 
     err = ngx_umami_origin_check_host(p, port ? port : last, origin);
 
@@ -87,39 +100,94 @@ ngx_umami_origin_check_host(u_char *p, u_char *last,
     u_char  *c;
 
     for (c = p; c < last; c++) {
-
-        if (*c >= 'A' && *c <= 'Z') {
-            return "has upper case letters: browsers send lower case, "
-                   "write it so";
-        }
-
         if (*c >= 0x80) {
             return "has non-ASCII letters: browsers send punycode, write the "
                    "name as \"xn--...\"";
         }
     }
 
-    if (p < last && *p == '[' && last[-1] == ']') {
+    for (c = p; c < last; c++) {
+        if (*c >= 'A' && *c <= 'Z') {
+            return "has upper case letters: browsers send lower case, "
+                   "write it so";
+        }
+    }
 
-        for (c = p + 1; c < last - 1; c++) {
+    if (p < last && *p == '[') {
 
-            if (*c != ':' && *c != '.' && !(*c >= '0' && *c <= '9')
-                && !(*c >= 'a' && *c <= 'f'))
-            {
-                break;
-            }
+        if (!ngx_umami_origin_is_address(p, last) || origin->wildcard) {
+            return "has no valid host name: an IPv6 address is written as "
+                   "browsers do, as in \"https://[2001:db8::1]\"";
         }
 
-        if (c > p + 1 && c == last - 1 && !origin->wildcard) {
-            return NULL;
-        }
+        return NULL;
     }
 
     if (!ngx_umami_origin_is_host(p, last)) {
         return "has no valid host name";
     }
 
+    /* a last label of digits makes it an address */
+
+    for (c = last; c > p && c[-1] >= '0' && c[-1] <= '9'; c--) {
+        /* void */
+    }
+
+    if (c < last && (c == p || c[-1] == '.')
+        && (origin->wildcard || !ngx_umami_origin_is_address(p, last)))
+    {
+        return "has no valid host name: an IPv4 address is written as four "
+               "decimal numbers, and has no names below it";
+    }
+
     return NULL;
+}
+
+
+/* as browsers write it, so that it can be compared */
+
+static ngx_uint_t
+ngx_umami_origin_is_address(u_char *p, u_char *last)
+{
+    int     family;
+    char    text[NGX_UMAMI_ORIGIN_IPV6], canonical[NGX_UMAMI_ORIGIN_IPV6];
+    u_char  address[16];
+
+    family = AF_INET;
+
+    if (*p == '[') {
+
+        if (last - p < 3 || last[-1] != ']') {
+            return 0;
+        }
+
+        family = AF_INET6;
+        p++;
+        last--;
+
+        /* browsers write all of it in hexadecimal */
+
+        if (ngx_strlchr(p, last, '.')) {
+            return 0;
+        }
+    }
+
+    if ((size_t) (last - p) >= sizeof(text) || ngx_strlchr(p, last, '\0')) {
+        return 0;
+    }
+
+    *ngx_cpymem(text, p, last - p) = '\0';
+
+    if (inet_pton(family, text, address) != 1
+        || inet_ntop(family, address, canonical, sizeof(canonical)) == NULL)
+    {
+        return 0;
+    }
+
+    /* of ::ffff:0:0/96 the C library writes a part in decimal */
+
+    return ngx_strcmp(text, canonical) == 0
+           || (family == AF_INET6 && ngx_strchr(canonical, '.'));
 }
 
 
@@ -177,6 +245,24 @@ ngx_umami_origin_match(ngx_umami_origin_t *origins, ngx_uint_t n,
     }
 
     return 0;
+}
+
+
+ngx_int_t
+ngx_umami_origin_host(ngx_str_t *value, ngx_str_t *host)
+{
+    ngx_umami_origin_t  origin;
+
+    if (value->len > NGX_UMAMI_ORIGIN_SIZE
+        || ngx_umami_origin_compile(value, &origin) != NULL
+        || origin.wildcard)
+    {
+        return NGX_DECLINED;
+    }
+
+    *host = origin.host;
+
+    return NGX_OK;
 }
 
 

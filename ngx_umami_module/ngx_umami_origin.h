@@ -21,6 +21,7 @@
 typedef struct {
     ngx_str_t   scheme;     /* "https://" */
     ngx_str_t   rest;       /* host and port; of a wildcard from the dot on */
+    ngx_str_t   host;       /* of a wildcard from behind the dot on */
     ngx_uint_t  wildcard;
 } ngx_umami_origin_t;
 
@@ -31,6 +32,9 @@ char *ngx_umami_origin_compile(ngx_str_t *text, ngx_umami_origin_t *origin);
 /* "value" is what a client sent: any bytes */
 ngx_uint_t ngx_umami_origin_match(ngx_umami_origin_t *origins, ngx_uint_t n,
     ngx_str_t *value);
+
+/* the host of what a client sent; NGX_DECLINED: it is no origin of ours */
+ngx_int_t ngx_umami_origin_host(ngx_str_t *value, ngx_str_t *host);
 
 
 #endif /* _NGX_UMAMI_ORIGIN_H_INCLUDED_ */

@@ -382,6 +382,9 @@ ngx_umami_redis_add_script(ngx_umami_redis_t *redis, ngx_str_t *source,
 
     script->source = *source;
     script->integers = integers;
+    script->due = NULL;
+    script->late = NULL;
+    script->data = NULL;
     script->loading = 0;
 
     script->sha1.len = 2 * NGX_UMAMI_REDIS_SHA1;
@@ -416,6 +419,21 @@ ngx_umami_redis_address(ngx_umami_redis_t *redis, u_char *p, u_char *last)
     return (peer->host.len && peer->host.data[0] == '/')
            ? ngx_slprintf(p, last, "%V", &peer->host)
            : ngx_slprintf(p, last, "%V:%d", &peer->host, (int) peer->port);
+}
+
+
+void
+ngx_umami_redis_set_script(ngx_umami_redis_t *redis, ngx_uint_t index,
+    ngx_umami_redis_due_pt due, ngx_umami_redis_late_pt late, void *data)
+{
+    ngx_umami_redis_script_t  *script;
+
+    script = redis->scripts.elts;
+    script += index;
+
+    script->due = due;
+    script->late = late;
+    script->data = data;
 }
 
 
@@ -620,12 +638,10 @@ ngx_umami_redis_admit(ngx_umami_redis_t *redis,
     *reason = NGX_UMAMI_REDIS_BUSY;
 
     if (ngx_umami_redis_init(redis) != NGX_OK
-        || redis->nsent >= NGX_UMAMI_REDIS_MAX_SENT
-        || redis->nheld >= NGX_UMAMI_REDIS_MAX_HELD)
+        || redis->nsent + redis->nheld >= NGX_UMAMI_REDIS_MAX_OPS)
     {
         return NGX_DECLINED;
     }
-
 
     if (redis->suspect) {
         *reason = NGX_UMAMI_REDIS_TIMEOUT;
@@ -656,7 +672,11 @@ ngx_umami_redis_admit(ngx_umami_redis_t *redis,
 static ngx_int_t
 ngx_umami_redis_issue(ngx_umami_redis_op_t *op)
 {
-    if (!op->redis->ready) {
+    ngx_umami_redis_t  *redis;
+
+    redis = op->redis;
+
+    if (!redis->ready || redis->nheld || redis->nsent >= redis->window) {
         ngx_umami_redis_op_hold(op);
         return NGX_OK;
     }

@@ -14,8 +14,8 @@
 
 
 /*
- * One pipelined connection to Redis for each worker, made at its first command,
- * or to each primary of a Redis Cluster.  Socket, TLS, DNS and timers are
+ * One pipelined connection to Redis for each worker, made when it begins, or to
+ * each primary of a Redis Cluster.  Socket, TLS, DNS and timers are
  * nginx's; hiredis only formats commands and parses replies.  The client owns
  * every operation: its caller may detach it at any time before its handler is
  * called, the reply is swallowed when it comes.
@@ -64,6 +64,18 @@ typedef struct {
  */
 typedef void (*ngx_umami_redis_pt)(void *data, ngx_umami_redis_reply_t *reply);
 
+/*
+ * In a burst, some evaluations are sent while others wait for what is said of
+ * these.  Asked with the operation's data before one of them is sent: NGX_OK,
+ * or NGX_DECLINED if its answer is known by now.  Then it is gone, and its
+ * handler is not called.
+ */
+typedef ngx_int_t (*ngx_umami_redis_due_pt)(void *data);
+
+/* what was said of an evaluation that nobody waited for any more */
+typedef void (*ngx_umami_redis_late_pt)(void *data, ngx_str_t *args,
+    ngx_uint_t nkeys, int64_t *integers, ngx_msec_t asked);
+
 
 /*
  * Configuration time; no I/O.  The URL: redis://[[user]:password@]host[:port]
@@ -80,6 +92,8 @@ ngx_umami_redis_t *ngx_umami_redis_create(ngx_conf_t *cf, ngx_str_t *url,
     char **err);
 ngx_int_t ngx_umami_redis_add_script(ngx_umami_redis_t *redis,
     ngx_str_t *source, ngx_uint_t integers, ngx_uint_t *index);
+void ngx_umami_redis_set_script(ngx_umami_redis_t *redis, ngx_uint_t index,
+    ngx_umami_redis_due_pt due, ngx_umami_redis_late_pt late, void *data);
 
 /* for the log: the host and the port of the URL, or a Sentinel's name */
 u_char *ngx_umami_redis_address(ngx_umami_redis_t *redis, u_char *p,
@@ -90,7 +104,7 @@ ngx_flag_t ngx_umami_redis_named(ngx_umami_redis_t *redis);
 void ngx_umami_redis_set_resolver(ngx_umami_redis_t *redis,
     ngx_resolver_t *resolver, ngx_msec_t timeout);
 
-/* a worker has begun: finds out who serves, if that has to be asked */
+/* a worker has begun: connects, or finds out who serves */
 void ngx_umami_redis_start(ngx_umami_redis_t *redis);
 
 /* keys of one slot may be asked for together; 0 if all of them may */

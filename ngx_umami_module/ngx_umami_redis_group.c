@@ -51,10 +51,12 @@ ngx_umami_redis_start(ngx_umami_redis_t *redis)
 {
     if (redis->cluster) {
         ngx_umami_cluster_start(redis->cluster);
-    }
 
-    if (redis->sentinel) {
+    } else if (redis->sentinel) {
         ngx_umami_sentinel_start(redis->sentinel);
+
+    } else if (ngx_umami_redis_init(redis) == NGX_OK) {
+        ngx_umami_link_connect(&redis->link);
     }
 }
 

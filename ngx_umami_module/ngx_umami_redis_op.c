@@ -17,6 +17,7 @@
 static ngx_int_t ngx_umami_redis_op_asking(ngx_umami_redis_t *redis);
 static ngx_uint_t ngx_umami_redis_op_argv(ngx_umami_redis_op_t *op,
     ngx_str_t *argv, u_char *nkeys);
+static ngx_flag_t ngx_umami_redis_op_due(ngx_umami_redis_op_t *op);
 static void ngx_umami_redis_op_enqueue(ngx_umami_redis_op_t *op);
 static void ngx_umami_redis_op_unwait(ngx_umami_redis_op_t *op);
 static ngx_flag_t ngx_umami_redis_op_holds(ngx_umami_redis_op_t *op);
@@ -35,6 +36,8 @@ ngx_umami_redis_op_init(ngx_umami_redis_t *redis)
     ngx_queue_init(&redis->sent);
     ngx_queue_init(&redis->failed);
     ngx_queue_init(&redis->waiting);
+
+    redis->window = NGX_UMAMI_REDIS_WINDOW;
 
     redis->deadline.handler = ngx_umami_redis_op_expire;
     redis->deadline.data = redis;
@@ -150,8 +153,97 @@ ngx_umami_redis_op_hold(ngx_umami_redis_op_t *op)
 {
     ngx_queue_insert_tail(&op->redis->held, &op->queue);
     op->place = NGX_UMAMI_REDIS_HELD;
+    op->written = 0;
 
     op->redis->nheld++;
+}
+
+
+/* replies have come */
+
+void
+ngx_umami_redis_op_more(ngx_umami_redis_t *redis)
+{
+    if (redis->nheld) {
+        redis->window = ngx_min(redis->window * 2, NGX_UMAMI_REDIS_MAX_OPS);
+        ngx_umami_redis_op_release(redis);
+
+    } else if (redis->nsent == 0) {
+        redis->window = NGX_UMAMI_REDIS_WINDOW;
+    }
+}
+
+
+/* as many as the window has room for */
+
+void
+ngx_umami_redis_op_release(ngx_umami_redis_t *redis)
+{
+    ngx_uint_t                generation;
+    ngx_queue_t              *q;
+    ngx_msec_int_t            rest;
+    ngx_umami_redis_op_t     *op;
+    ngx_umami_redis_reply_t   reply;
+
+    generation = redis->link.generation;
+
+    while (!ngx_queue_empty(&redis->held)) {
+        q = ngx_queue_head(&redis->held);
+        op = ngx_queue_data(q, ngx_umami_redis_op_t, queue);
+
+        if (!ngx_umami_redis_op_due(op)) {
+            continue;
+        }
+
+        if (redis->nsent >= redis->window) {
+            return;
+        }
+
+        ngx_umami_redis_op_take(op);
+
+        /* what it waited for is a part of its time */
+
+        rest = (ngx_msec_int_t) (op->deadline - ngx_current_msec);
+        op->budget = ngx_max(rest, 1);
+
+        if (ngx_umami_redis_op_send(op) == NGX_OK) {
+            continue;
+        }
+
+        ngx_memzero(&reply, sizeof(ngx_umami_redis_reply_t));
+        reply.reason = NGX_UMAMI_REDIS_BUSY;
+
+        ngx_umami_redis_op_tell(op, &reply);
+        ngx_umami_redis_op_recycle(op);
+
+        if (generation != redis->link.generation) {
+            return;
+        }
+    }
+}
+
+
+/* 0: whoever asked knows the answer, the operation is gone */
+
+static ngx_flag_t
+ngx_umami_redis_op_due(ngx_umami_redis_op_t *op)
+{
+    ngx_umami_redis_script_t  *script;
+
+    if (!ngx_umami_redis_op_holds(op) || op->handler == NULL) {
+        return 1;
+    }
+
+    script = op->redis->scripts.elts;
+    script += op->script;
+
+    if (script->due == NULL || script->due(op->data) == NGX_OK) {
+        return 1;
+    }
+
+    ngx_umami_redis_detach(op);
+
+    return 0;
 }
 
 
@@ -320,7 +412,8 @@ ngx_umami_redis_op_wait(ngx_umami_redis_op_t *op, ngx_msec_t budget,
     op->handler = handler;
     op->data = data;
     op->budget = ngx_max(budget, 1);
-    op->deadline = ngx_current_msec + op->budget;
+    op->asked = ngx_current_msec;
+    op->deadline = op->asked + op->budget;
 
     ngx_umami_redis_op_enqueue(op);
 
@@ -561,7 +654,11 @@ ngx_umami_redis_op_expire(ngx_event_t *ev)
             continue;
         }
 
-        if (!op->probe) {
+        /* of those that were not sent yet, Redis knows nothing */
+
+        if (!op->probe
+            && (op->place == NGX_UMAMI_REDIS_SENT || !redis->ready))
+        {
             ngx_umami_redis_op_late(redis);
         }
 
@@ -581,15 +678,14 @@ ngx_umami_redis_op_expire(ngx_event_t *ev)
 
 
 /*
- * Its time began with the turn of the event loop that sent it, at whose end it
- * was written.  A long turn is no fault of Redis.
+ * Its time began with the turn of the event loop that asked, at whose end it
+ * was written or, in a burst, others were.  A long turn is no fault of Redis.
  */
 
 static ngx_flag_t
 ngx_umami_redis_op_early(ngx_umami_redis_op_t *op)
 {
-    if (op->place != NGX_UMAMI_REDIS_SENT
-        || !op->written
+    if (!op->written
         || ngx_current_msec - op->sent >= op->budget)
     {
         return 0;

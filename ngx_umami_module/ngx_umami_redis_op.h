@@ -18,8 +18,14 @@
 #include "ngx_umami_redis.h"
 
 
-#define NGX_UMAMI_REDIS_MAX_SENT  1024      /* commands without a reply */
-#define NGX_UMAMI_REDIS_MAX_HELD  128       /* commands before the greeting */
+#define NGX_UMAMI_REDIS_MAX_OPS   1024      /* commands without a reply */
+
+/*
+ * Of these, what is sent at first.  What replies say of it may spare the others
+ * from being asked, see ngx_umami_redis_due_pt; otherwise twice as many are
+ * sent with each turn.
+ */
+#define NGX_UMAMI_REDIS_WINDOW    32
 
 #define NGX_UMAMI_REDIS_MAX_EXPIRED  5      /* in a row: suspect */
 
@@ -49,8 +55,8 @@ typedef enum {
 
 
 /*
- * An operation is in one queue: free, held until the greeting is over, sent
- * until its reply comes, or failed until its handler has been told.  It waits,
+ * An operation is in one queue: free, held until it may be sent, sent until its
+ * reply comes, or failed until its handler has been told.  It waits,
  * ordered by deadline, while it has a handler.  One that expired or was
  * detached stays among the sent without a handler: replies have no names, so
  * its own has to be counted off.
@@ -66,7 +72,8 @@ struct ngx_umami_redis_op_s {
 
     ngx_msec_t                  budget;
     ngx_msec_t                  deadline;
-    ngx_msec_t                  sent;
+    ngx_msec_t                  asked;
+    ngx_msec_t                  sent;       /* held: when that turn ended */
 
     ngx_umami_redis_place_e     place;
     ngx_umami_redis_command_e   command;
@@ -89,6 +96,9 @@ typedef struct {
     ngx_str_t                   source;
     ngx_str_t                   sha1;       /* in hexadecimal */
     ngx_uint_t                  integers;   /* in its reply, for each key */
+    ngx_umami_redis_due_pt      due;
+    ngx_umami_redis_late_pt     late;
+    void                       *data;       /* of "late" */
     ngx_uint_t                  loading;    /* unsigned  loading:1; */
 } ngx_umami_redis_script_t;
 
@@ -138,6 +148,7 @@ struct ngx_umami_redis_s {
 
     ngx_uint_t                  nheld;
     ngx_uint_t                  nsent;
+    ngx_uint_t                  window;     /* that are sent before a reply */
     ngx_uint_t                  nholding;   /* evaluations that wait */
     ngx_uint_t                  greeting;   /* replies that are missing */
     ngx_uint_t                  expired;    /* in a row, without a reply */
@@ -199,6 +210,8 @@ ngx_umami_redis_op_t *ngx_umami_redis_op(ngx_umami_redis_t *redis,
 ngx_int_t ngx_umami_redis_op_args(ngx_umami_redis_op_t *op, ngx_uint_t nkeys,
     ngx_uint_t nargs, ngx_str_t *args);
 void ngx_umami_redis_op_hold(ngx_umami_redis_op_t *op);
+void ngx_umami_redis_op_release(ngx_umami_redis_t *redis);
+void ngx_umami_redis_op_more(ngx_umami_redis_t *redis);
 ngx_int_t ngx_umami_redis_op_send(ngx_umami_redis_op_t *op);
 void ngx_umami_redis_op_wait(ngx_umami_redis_op_t *op, ngx_msec_t budget,
     ngx_umami_redis_pt handler, void *data);

@@ -28,6 +28,7 @@ typedef struct {
 static ngx_int_t ngx_umami_redis_greet(ngx_umami_redis_t *redis,
     ngx_umami_redis_command_e command, ngx_uint_t script);
 static void ngx_umami_redis_ready(ngx_umami_redis_t *redis);
+static void ngx_umami_redis_written(ngx_queue_t *queue);
 static void ngx_umami_redis_answer(ngx_umami_redis_op_t *op,
     ngx_umami_resp_reply_t *answer);
 static void ngx_umami_redis_greeted(ngx_umami_redis_op_t *op);
@@ -144,9 +145,7 @@ ngx_umami_redis_greet(ngx_umami_redis_t *redis,
 static void
 ngx_umami_redis_ready(ngx_umami_redis_t *redis)
 {
-    ngx_uint_t             generation;
-    ngx_queue_t           *q;
-    ngx_umami_redis_op_t  *op;
+    ngx_uint_t  generation;
 
     redis->ready = 1;
 
@@ -162,22 +161,13 @@ ngx_umami_redis_ready(ngx_umami_redis_t *redis)
 
     generation = redis->link.generation;
 
-    while (!ngx_queue_empty(&redis->held)) {
-        q = ngx_queue_head(&redis->held);
-        op = ngx_queue_data(q, ngx_umami_redis_op_t, queue);
+    redis->window = NGX_UMAMI_REDIS_WINDOW;
 
-        ngx_umami_redis_op_take(op);
+    ngx_umami_redis_op_release(redis);
 
-        if (ngx_umami_redis_op_send(op) != NGX_OK) {
-            ngx_umami_redis_done(op, NGX_UMAMI_REDIS_BUSY, NULL);
-
-            if (generation != redis->link.generation) {
-                return;
-            }
-        }
+    if (generation == redis->link.generation) {
+        ngx_umami_redis_talk_watch(redis);
     }
-
-    ngx_umami_redis_talk_watch(redis);
 }
 
 
@@ -228,6 +218,14 @@ ngx_umami_redis_talk_read(void *data, u_char *pos, u_char *last)
         }
     }
 
+    if (redis->ready) {
+        ngx_umami_redis_op_more(redis);
+
+        if (generation != redis->link.generation) {
+            return;
+        }
+    }
+
     redis->link.connection->idle = (redis->nsent == 0);
 
     if (redis->nsent == 0 && redis->suspect) {
@@ -236,20 +234,28 @@ ngx_umami_redis_talk_read(void *data, u_char *pos, u_char *last)
 }
 
 
-/* all of them are on their way from now, which the clock may not know yet */
+/* their turn ends now, which the clock may not know yet */
 
 void
 ngx_umami_redis_talk_written(void *data)
 {
     ngx_umami_redis_t *redis = data;
 
+    ngx_time_update();
+
+    ngx_umami_redis_written(&redis->sent);
+    ngx_umami_redis_written(&redis->held);
+}
+
+
+static void
+ngx_umami_redis_written(ngx_queue_t *queue)
+{
     ngx_queue_t           *q;
     ngx_umami_redis_op_t  *op;
 
-    ngx_time_update();
-
-    for (q = ngx_queue_last(&redis->sent);
-         q != ngx_queue_sentinel(&redis->sent);
+    for (q = ngx_queue_last(queue);
+         q != ngx_queue_sentinel(queue);
          q = ngx_queue_prev(q))
     {
         op = ngx_queue_data(q, ngx_umami_redis_op_t, queue);
@@ -574,7 +580,18 @@ static void
 ngx_umami_redis_done(ngx_umami_redis_op_t *op, ngx_umami_redis_reason_e reason,
     ngx_umami_resp_reply_t *answer)
 {
-    ngx_umami_redis_reply_t  reply;
+    ngx_umami_redis_reply_t    reply;
+    ngx_umami_redis_script_t  *script;
+
+    if (op->handler == NULL && op->nargs && reason == NGX_UMAMI_REDIS_OK) {
+        script = op->redis->scripts.elts;
+        script += op->script;
+
+        if (script->late) {
+            script->late(script->data, op->args, op->nkeys, answer->integers,
+                         op->asked);
+        }
+    }
 
     ngx_memzero(&reply, sizeof(ngx_umami_redis_reply_t));
     reply.reason = reason;

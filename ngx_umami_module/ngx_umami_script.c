@@ -7,41 +7,47 @@
 #include <ngx_config.h>
 #include <ngx_core.h>
 #include <ngx_event.h>
-#include "ngx_umami_compress.h"
-#include "ngx_umami_hmac.h"
 #include "ngx_umami_script.h"
+#include "ngx_umami_script_file.h"
+#include "ngx_umami_tracker.h"
 
 
 /* milliseconds */
-#define NGX_UMAMI_SCRIPT_INTERVAL   60000
 #define NGX_UMAMI_SCRIPT_MIN_RETRY  250
+#define NGX_UMAMI_SCRIPT_MAX_RETRY  60000
 #define NGX_UMAMI_SCRIPT_TIMEOUT    10000
 
-/* bytes: smaller or larger is not a tracker */
-#define NGX_UMAMI_SCRIPT_MIN        256
-#define NGX_UMAMI_SCRIPT_MAX        (1024 * 1024)
 
+/* in the order of their registration */
 
 typedef enum {
-    NGX_UMAMI_SCRIPT_NEW = 0,
-    NGX_UMAMI_SCRIPT_UNCHANGED,
-    NGX_UMAMI_SCRIPT_FAILED,
-    NGX_UMAMI_SCRIPT_RESULTS
-} ngx_umami_script_result_e;
+    NGX_UMAMI_SCRIPT_UP = 0,
+    NGX_UMAMI_SCRIPT_REFRESHED,
+    NGX_UMAMI_SCRIPT_NEXT,
+    NGX_UMAMI_SCRIPT_GAUGES
+} ngx_umami_script_gauge_e;
 
 
+static ngx_int_t ngx_umami_script_register(ngx_pool_t *pool,
+    ngx_umami_script_t *script);
 static void ngx_umami_script_cleanup(void *data);
 static void ngx_umami_script_refresh(ngx_event_t *ev);
 static void ngx_umami_script_fetched(void *data,
     ngx_umami_fetch_response_t *response);
-static const char *ngx_umami_script_check(
+static const char *ngx_umami_script_check(ngx_umami_script_t *script,
     ngx_umami_fetch_response_t *response);
-static ngx_umami_script_result_e ngx_umami_script_publish(
-    ngx_umami_script_t *script, ngx_str_t *body);
+static void ngx_umami_script_good(ngx_umami_script_t *script,
+    ngx_umami_script_result_e result);
+static void ngx_umami_script_bad(ngx_umami_script_t *script,
+    const char *fault, ngx_umami_fetch_response_t *response);
+static void ngx_umami_script_keep(ngx_umami_script_t *script,
+    ngx_str_t *body);
 static void ngx_umami_script_keep_etag(ngx_umami_script_t *script,
     ngx_str_t *etag);
 static void ngx_umami_script_again(ngx_umami_script_t *script,
     ngx_umami_script_result_e result);
+static void ngx_umami_script_set(ngx_umami_script_t *script, ngx_uint_t gauge,
+    time_t value);
 
 
 static ngx_umami_stats_family_t  ngx_umami_script_family = {
@@ -50,29 +56,55 @@ static ngx_umami_stats_family_t  ngx_umami_script_family = {
 };
 
 
-static char  *ngx_umami_script_results[] = {
-    "new", "unchanged", "failed"
+static ngx_umami_stats_family_t  ngx_umami_script_up_family = {
+    ngx_string("umami_script_up"),
+    ngx_string("1 when the last attempt to fetch the script was good."), 1
 };
 
 
+static ngx_umami_stats_family_t  ngx_umami_script_refreshed_family = {
+    ngx_string("umami_script_refreshed_seconds"),
+    ngx_string("When the script was last as Umami has it."), 1
+};
+
+
+static ngx_umami_stats_family_t  ngx_umami_script_next_family = {
+    ngx_string("umami_script_next_seconds"),
+    ngx_string("When the script is asked for next."), 1
+};
+
+
+static ngx_umami_stats_family_t  *ngx_umami_script_gauges[] = {
+    &ngx_umami_script_up_family,
+    &ngx_umami_script_refreshed_family,
+    &ngx_umami_script_next_family
+};
+
+
+static ngx_str_t  ngx_umami_script_results[] = {
+    ngx_string("new"), ngx_string("unchanged"), ngx_string("failed")
+};
+
+
+static ngx_str_t  ngx_umami_script_accept =
+    ngx_string("Accept-Encoding: identity" CRLF);
+
+
 ngx_umami_script_t *
-ngx_umami_script_create(ngx_pool_t *pool, ngx_str_t *uri,
-    ngx_umami_fetch_origin_t *origin, ngx_umami_store_t *store,
-    ngx_umami_stats_t *stats)
+ngx_umami_script_create(ngx_pool_t *pool, ngx_str_t *source,
+    ngx_str_t *endpoint, ngx_str_t *collect, ngx_umami_fetch_origin_t *origin,
+    ngx_umami_store_t *store, ngx_umami_stats_t *stats)
 {
     u_char              *p;
     ngx_int_t            n;
     ngx_str_t            name;
-    ngx_uint_t           i;
     ngx_pool_cleanup_t  *cln;
     ngx_umami_script_t  *script;
 
     cln = ngx_pool_cleanup_add(pool, 0);
     script = ngx_pcalloc(pool, sizeof(ngx_umami_script_t));
-    p = ngx_pnalloc(pool, sizeof("source=\"\",result=\"unchanged\"")
-                          * NGX_UMAMI_SCRIPT_RESULTS
-                          + uri->len * (NGX_UMAMI_SCRIPT_RESULTS + 1)
-                          + sizeof("script "));
+    p = ngx_pnalloc(pool, sizeof("script   ") + source->len + endpoint->len
+                          + collect->len);
 
     if (cln == NULL || script == NULL || p == NULL) {
         return NULL;
@@ -84,13 +116,26 @@ ngx_umami_script_create(ngx_pool_t *pool, ngx_str_t *uri,
     script->origin = origin;
     script->store = store;
     script->stats = stats;
-    script->uri = *uri;
+    script->source = *source;
+    script->endpoint = *endpoint;
+    script->collect = *collect;
     script->fd = (ngx_socket_t) -1;
+    script->interval = NGX_UMAMI_SCRIPT_INTERVAL;
     script->retry = NGX_UMAMI_SCRIPT_MIN_RETRY;
 
+    /* what was made in another way is another script, also over a reload */
+
     name.data = p;
-    p = ngx_sprintf(p, "script %V", uri);
+    p = ngx_sprintf(p, "script %V", source);
+
+    if (endpoint->len || collect->len) {
+        p = ngx_sprintf(p, " %V %V", endpoint, collect);
+    }
+
     name.len = p - name.data;
+
+    script->name.data = name.data + sizeof("script ") - 1;
+    script->name.len = name.len - (sizeof("script ") - 1);
 
     n = ngx_umami_store_register(store, &name);
     if (n == NGX_ERROR) {
@@ -99,24 +144,126 @@ ngx_umami_script_create(ngx_pool_t *pool, ngx_str_t *uri,
 
     script->item = n;
 
+    return ngx_umami_script_register(pool, script) == NGX_OK ? script : NULL;
+}
+
+
+static ngx_int_t
+ngx_umami_script_register(ngx_pool_t *pool, ngx_umami_script_t *script)
+{
+    u_char      *p;
+    size_t       len;
+    ngx_int_t    n;
+    ngx_str_t    labels, name;
+    ngx_uint_t   i;
+
+    len = sizeof("source=\"\",collect=\"\",result=\"unchanged\"")
+          + script->source.len + script->collect.len;
+
+    p = ngx_pnalloc(pool, len * (NGX_UMAMI_SCRIPT_RESULTS + 1));
+    if (p == NULL) {
+        return NGX_ERROR;
+    }
+
+    labels.data = p;
+    p = ngx_sprintf(p, "source=\"%V\"", &script->source);
+
+    if (script->collect.len) {
+        p = ngx_sprintf(p, ",collect=\"%V\"", &script->collect);
+    }
+
+    labels.len = p - labels.data;
+
     for (i = 0; i < NGX_UMAMI_SCRIPT_RESULTS; i++) {
 
         name.data = p;
-        p = ngx_sprintf(p, "source=\"%V\",result=\"%s\"", uri,
-                        ngx_umami_script_results[i]);
+        p = ngx_sprintf(p, "%V,result=\"%V\"", &labels,
+                        &ngx_umami_script_results[i]);
         name.len = p - name.data;
 
-        n = ngx_umami_stats_register(stats, &ngx_umami_script_family, &name);
+        n = ngx_umami_stats_register(script->stats, &ngx_umami_script_family,
+                                     &name);
         if (n == NGX_ERROR) {
-            return NULL;
+            return NGX_ERROR;
         }
 
-        if (i == 0) {
-            script->counters = n;
-        }
+        script->counters = i ? script->counters : (ngx_uint_t) n;
     }
 
-    return script;
+    for (i = 0; i < NGX_UMAMI_SCRIPT_GAUGES; i++) {
+
+        n = ngx_umami_stats_register(script->stats,
+                                     ngx_umami_script_gauges[i], &labels);
+        if (n == NGX_ERROR) {
+            return NGX_ERROR;
+        }
+
+        script->gauges = i ? script->gauges : (ngx_uint_t) n;
+    }
+
+    return NGX_OK;
+}
+
+
+static void
+ngx_umami_script_cleanup(void *data)
+{
+    ngx_umami_script_t *script = data;
+
+    if (script->etag.data) {
+        ngx_free(script->etag.data);
+    }
+}
+
+
+void
+ngx_umami_script_load(ngx_umami_script_t *script, ngx_log_t *log)
+{
+    time_t       modified;
+    ngx_str_t    body;
+    const char  *fault;
+    ngx_pool_t  *pool;
+
+    if (ngx_umami_store_get(script->store, script->item)) {
+        return;
+    }
+
+    pool = ngx_create_pool(4096, log);
+    if (pool == NULL) {
+        return;
+    }
+
+    if (script->dir.len
+        && ngx_umami_script_file_read(pool, &script->dir, &script->name,
+                                      NGX_UMAMI_TRACKER_MAX, &body, &modified)
+           == NGX_OK)
+    {
+        fault = ngx_umami_tracker_check(&body, &script->endpoint);
+
+        if (fault == NULL
+            && ngx_umami_script_publish(script, &body, modified, &fault, log)
+               == NGX_UMAMI_SCRIPT_NEW)
+        {
+            ngx_destroy_pool(pool);
+            return;
+        }
+
+        ngx_log_error(NGX_LOG_WARN, log, 0,
+                      "umami script \"%V\": the copy that was kept is not "
+                      "used: %s", &script->source, fault);
+    }
+
+    ngx_destroy_pool(pool);
+
+    if (script->fallback.len
+        && ngx_umami_script_publish(script, &script->fallback,
+                                    script->fallback_time, &fault, log)
+           == NGX_UMAMI_SCRIPT_FAILED)
+    {
+        ngx_log_error(NGX_LOG_WARN, log, 0,
+                      "umami script \"%V\": the fallback is not used: %s",
+                      &script->source, fault);
+    }
 }
 
 
@@ -132,13 +279,15 @@ ngx_umami_script_start(ngx_umami_script_t *script, ngx_log_t *log)
 }
 
 
-static void
-ngx_umami_script_cleanup(void *data)
+void
+ngx_umami_script_hurry(ngx_umami_script_t *script)
 {
-    ngx_umami_script_t *script = data;
+    script->retry = NGX_UMAMI_SCRIPT_MIN_RETRY;
 
-    if (script->etag.data) {
-        ngx_free(script->etag.data);
+    /* an attempt that is on its way, and fails, is soon followed by another */
+
+    if (script->timer.timer_set) {
+        ngx_add_timer(&script->timer, 1);
     }
 }
 
@@ -159,8 +308,8 @@ ngx_umami_script_refresh(ngx_event_t *ev)
 
     ngx_memzero(&request, sizeof(ngx_umami_fetch_request_t));
 
-    p = ngx_cpymem(headers, "Accept-Encoding: identity" CRLF,
-                   sizeof("Accept-Encoding: identity" CRLF) - 1);
+    p = ngx_cpymem(headers, ngx_umami_script_accept.data,
+                   ngx_umami_script_accept.len);
 
     if (script->etag.len) {
         p = ngx_sprintf(p, "If-None-Match: %V" CRLF, &script->etag);
@@ -168,13 +317,15 @@ ngx_umami_script_refresh(ngx_event_t *ev)
 
     request.origin = script->origin;
     ngx_str_set(&request.method, "GET");
-    request.uri = script->uri;
+    request.uri = script->source;
     request.headers.data = headers;
     request.headers.len = p - headers;
-    request.max_size = NGX_UMAMI_SCRIPT_MAX;
+    request.max_size = NGX_UMAMI_TRACKER_MAX;
     request.timeout = NGX_UMAMI_SCRIPT_TIMEOUT;
     request.handler = ngx_umami_script_fetched;
     request.data = script;
+
+    ngx_umami_script_set(script, NGX_UMAMI_SCRIPT_NEXT, ngx_time());
 
     script->fetch = ngx_umami_fetch(&request);
 
@@ -190,7 +341,6 @@ ngx_umami_script_fetched(void *data, ngx_umami_fetch_response_t *response)
     ngx_umami_script_t *script = data;
 
     const char                *fault;
-    ngx_uint_t                 level;
     ngx_umami_script_result_e  result;
 
     script->fetch = NULL;
@@ -198,55 +348,42 @@ ngx_umami_script_fetched(void *data, ngx_umami_fetch_response_t *response)
     if (response->reason == NGX_UMAMI_FETCH_OK
         && response->status == 304 && script->etag.len)
     {
-        ngx_umami_script_again(script, NGX_UMAMI_SCRIPT_UNCHANGED);
+        ngx_umami_script_good(script, NGX_UMAMI_SCRIPT_UNCHANGED);
         return;
     }
 
-    if (response->reason != NGX_UMAMI_FETCH_OK) {
-        fault = (char *) ngx_umami_fetch_reason(response->reason)->data;
-
-    } else {
-        fault = ngx_umami_script_check(response);
-    }
+    fault = ngx_umami_script_check(script, response);
 
     if (fault == NULL) {
-        result = ngx_umami_script_publish(script, &response->body);
+        result = ngx_umami_script_publish(script, &response->body, ngx_time(),
+                                          &fault, ngx_cycle->log);
 
         if (result != NGX_UMAMI_SCRIPT_FAILED) {
             ngx_umami_script_keep_etag(script, &response->etag);
 
-            if (script->failing) {
-                script->failing = 0;
-                ngx_log_error(NGX_LOG_NOTICE, ngx_cycle->log, 0,
-                              "umami script \"%V\" is refreshed again",
-                              &script->uri);
+            if (result == NGX_UMAMI_SCRIPT_NEW || !script->stored) {
+                ngx_umami_script_keep(script, &response->body);
             }
-        }
 
-        ngx_umami_script_again(script, result);
-        return;
+            ngx_umami_script_good(script, result);
+            return;
+        }
     }
 
-    /* once for a change of state, not for each attempt */
-
-    level = script->failing ? NGX_LOG_INFO : NGX_LOG_WARN;
-
-    ngx_log_error(level, ngx_cycle->log, 0,
-                  "umami script \"%V\" can not be refreshed, the last good "
-                  "copy stays: %s, status %ui", &script->uri, fault,
-                  response->status);
-
-    script->failing = 1;
-
-    ngx_umami_script_again(script, NGX_UMAMI_SCRIPT_FAILED);
+    ngx_umami_script_bad(script, fault, response);
 }
 
 
 /* what is wrong with it, or NULL */
 
 static const char *
-ngx_umami_script_check(ngx_umami_fetch_response_t *response)
+ngx_umami_script_check(ngx_umami_script_t *script,
+    ngx_umami_fetch_response_t *response)
 {
+    if (response->reason != NGX_UMAMI_FETCH_OK) {
+        return (char *) ngx_umami_fetch_reason(response->reason)->data;
+    }
+
     if (response->status != 200) {
         return "not a script but another status";
     }
@@ -267,84 +404,111 @@ ngx_umami_script_check(ngx_umami_fetch_response_t *response)
         return "compressed though it was not asked for";
     }
 
-    if (response->body.len < NGX_UMAMI_SCRIPT_MIN) {
-        return "too short for a tracker";
-    }
-
-    if (ngx_strlcasestrn(response->body.data,
-                         response->body.data + response->body.len,
-                         (u_char *) "/api/", sizeof("/api/") - 2)
-        == NULL)
-    {
-        return "without the path that events are sent to";
-    }
-
-    return NULL;
+    return ngx_umami_tracker_check(&response->body, &script->endpoint);
 }
 
 
-static ngx_umami_script_result_e
-ngx_umami_script_publish(ngx_umami_script_t *script, ngx_str_t *body)
+static void
+ngx_umami_script_good(ngx_umami_script_t *script,
+    ngx_umami_script_result_e result)
 {
-    ngx_int_t                 rc;
-    ngx_str_t                 parts[3];
-    ngx_pool_t               *pool;
-    ngx_umami_store_copy_t   *copy;
-    ngx_umami_script_head_t   head, *old;
-    u_char                    digest[NGX_UMAMI_HMAC_LEN];
-
-    if (ngx_umami_hmac_digest(body, 1, digest) != NGX_OK) {
-        return NGX_UMAMI_SCRIPT_FAILED;
+    if (script->failing) {
+        script->failing = 0;
+        ngx_log_error(NGX_LOG_NOTICE, ngx_cycle->log, 0,
+                      "umami script \"%V\" is refreshed again",
+                      &script->source);
     }
 
-    ngx_memzero(&head, sizeof(ngx_umami_script_head_t));
-    ngx_hex_dump(head.hash, digest, sizeof(head.hash) / 2);
+    ngx_umami_script_set(script, NGX_UMAMI_SCRIPT_REFRESHED, ngx_time());
+    ngx_umami_script_again(script, result);
+}
+
+
+static void
+ngx_umami_script_bad(ngx_umami_script_t *script, const char *fault,
+    ngx_umami_fetch_response_t *response)
+{
+    u_char      *p;
+    ngx_str_t    detail;
+    ngx_uint_t   level;
+    const char  *rest;
+    u_char       text[512];
+
+    p = text;
+
+    if (response->error.len) {
+        p = ngx_snprintf(text, sizeof(text), ": %V", &response->error);
+
+    } else if (response->status && response->status != 200) {
+        p = ngx_snprintf(text, sizeof(text), ", status %ui",
+                         response->status);
+    }
+
+    detail.data = text;
+    detail.len = p - text;
+
+    rest = ngx_umami_store_get(script->store, script->item)
+           ? "the last good copy stays"
+           : "there is no copy yet, requests are answered with 503 or passed "
+             "on";
+
+    /* once for a change of state, not for each attempt */
+
+    level = script->failing ? NGX_LOG_INFO : NGX_LOG_WARN;
+
+    ngx_log_error(level, ngx_cycle->log, 0,
+                  "umami script \"%V\" can not be refreshed, %s: %s%V",
+                  &script->source, rest, fault, &detail);
+
+    script->failing = 1;
+
+    ngx_umami_script_again(script, NGX_UMAMI_SCRIPT_FAILED);
+}
+
+
+/* what Umami gave, for the next start */
+
+static void
+ngx_umami_script_keep(ngx_umami_script_t *script, ngx_str_t *body)
+{
+    ngx_err_t                 err;
+    ngx_uint_t                level;
+    ngx_pool_t               *pool;
+    ngx_umami_store_copy_t   *copy;
+    ngx_umami_script_head_t  *head;
 
     copy = ngx_umami_store_get(script->store, script->item);
 
-    if (copy) {
-        old = (ngx_umami_script_head_t *) copy->data;
-
-        if (ngx_memcmp(old->hash, head.hash, sizeof(head.hash)) == 0) {
-            return NGX_UMAMI_SCRIPT_UNCHANGED;
-        }
+    if (script->dir.len == 0 || copy == NULL) {
+        return;
     }
 
-    pool = ngx_create_pool(4096, ngx_cycle->log);
+    pool = ngx_create_pool(1024, ngx_cycle->log);
     if (pool == NULL) {
-        return NGX_UMAMI_SCRIPT_FAILED;
+        return;
     }
 
-    head.modified = ngx_time();
-    head.identity = body->len;
+    head = (ngx_umami_script_head_t *) copy->data;
 
-    if (ngx_umami_compress_gzip(pool, body, &parts[2]) != NGX_OK) {
-        parts[2].len = 0;
+    if (ngx_umami_script_file_write(pool, &script->dir, &script->name, body,
+                                    head->current.modified, &err)
+        == NGX_OK)
+    {
+        script->stored = 1;
+        script->unstored = 0;
+
+    } else {
+        level = script->unstored ? NGX_LOG_INFO : NGX_LOG_WARN;
+
+        ngx_log_error(level, ngx_cycle->log, err,
+                      "umami script \"%V\" can not be kept in \"%V\", it is "
+                      "served from memory", &script->source, &script->dir);
+
+        script->stored = 0;
+        script->unstored = 1;
     }
-
-    head.gzip = parts[2].len;
-
-    parts[0].data = (u_char *) &head;
-    parts[0].len = sizeof(ngx_umami_script_head_t);
-    parts[1] = *body;
-
-    rc = ngx_umami_store_publish(script->store, script->item, parts, 3);
 
     ngx_destroy_pool(pool);
-
-    if (rc != NGX_OK) {
-        ngx_log_error(NGX_LOG_WARN, ngx_cycle->log, 0,
-                      "umami script \"%V\" of %uz bytes does not fit into "
-                      "\"umami_zone\", make it larger", &script->uri,
-                      body->len);
-        return NGX_UMAMI_SCRIPT_FAILED;
-    }
-
-    ngx_log_error(NGX_LOG_NOTICE, ngx_cycle->log, 0,
-                  "umami script \"%V\" is new, %uz bytes, %uz with gzip",
-                  &script->uri, head.identity, head.gzip);
-
-    return NGX_UMAMI_SCRIPT_NEW;
 }
 
 
@@ -381,18 +545,66 @@ ngx_umami_script_again(ngx_umami_script_t *script,
     if (result == NGX_UMAMI_SCRIPT_FAILED) {
         delay = script->retry;
         script->retry = ngx_min(script->retry * 2,
-                                NGX_UMAMI_SCRIPT_INTERVAL);
+                                NGX_UMAMI_SCRIPT_MAX_RETRY);
 
     } else {
-        delay = NGX_UMAMI_SCRIPT_INTERVAL;
+        delay = script->interval;
         script->retry = NGX_UMAMI_SCRIPT_MIN_RETRY;
     }
+
+    ngx_umami_script_set(script, NGX_UMAMI_SCRIPT_UP,
+                         result != NGX_UMAMI_SCRIPT_FAILED);
 
     /* up to a tenth more, so that tasks started together spread */
 
     delay += ngx_random() % (delay / 10 + 1);
 
+    ngx_umami_script_set(script, NGX_UMAMI_SCRIPT_NEXT,
+                         ngx_time() + (delay + 999) / 1000);
+
     if (!ngx_exiting && !ngx_terminate) {
         ngx_add_timer(&script->timer, delay);
+    }
+}
+
+
+static void
+ngx_umami_script_set(ngx_umami_script_t *script, ngx_uint_t gauge,
+    time_t value)
+{
+    ngx_umami_stats_set(script->stats, script->gauges + gauge, value);
+}
+
+
+void
+ngx_umami_script_state(ngx_umami_script_t *script,
+    ngx_umami_script_state_t *state)
+{
+    time_t      life, now;
+    ngx_uint_t  up;
+
+    now = ngx_time();
+    life = (script->interval + script->interval / 10) / 1000 + 1;
+
+    up = ngx_umami_stats_value(script->stats,
+                               script->gauges + NGX_UMAMI_SCRIPT_UP);
+    state->refreshed = ngx_umami_stats_value(script->stats,
+                                 script->gauges + NGX_UMAMI_SCRIPT_REFRESHED);
+    state->next = ngx_umami_stats_value(script->stats,
+                                      script->gauges + NGX_UMAMI_SCRIPT_NEXT);
+    state->ttl = state->refreshed ? state->refreshed + life - now : 0;
+
+    if (up && state->ttl >= -NGX_UMAMI_SCRIPT_TIMEOUT / 1000) {
+        state->status = NGX_UMAMI_SCRIPT_FRESH;
+
+    } else if (state->refreshed == 0
+               && ngx_umami_stats_sum(script->stats, script->counters
+                                                   + NGX_UMAMI_SCRIPT_FAILED)
+                  == 0)
+    {
+        state->status = NGX_UMAMI_SCRIPT_UNKNOWN;
+
+    } else {
+        state->status = NGX_UMAMI_SCRIPT_STALE;
     }
 }

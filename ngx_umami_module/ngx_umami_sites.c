@@ -9,14 +9,13 @@
 #include "ngx_umami_domain.h"
 #include "ngx_umami_hmac.h"
 #include "ngx_umami_sites.h"
+#include "ngx_umami_sites_table.h"
 
 
-/* slots that are looked at, and slots that are cleaned up at a time */
-#define NGX_UMAMI_SITES_PROBES   1024
+/* slots that are cleaned up at a time */
 #define NGX_UMAMI_SITES_SWEEP    512
 
-/* ids that wait to be asked; answers that share a place */
-#define NGX_UMAMI_SITES_QUEUE    256
+/* answers that share a place */
 #define NGX_UMAMI_SITES_WAYS     8
 
 /* milliseconds until an id is asked again that got no answer */
@@ -26,62 +25,6 @@
 #define NGX_UMAMI_SITES_PARENTS  16
 
 
-/*
- * The list is a table with linear probing: a website lies in the first slots
- * that were free behind its home, one slot for each of its domains in a row of
- * probes, and there is no free slot before it.  So that no probe has to wrap,
- * there are more slots than homes.
- */
-
-#define NGX_UMAMI_SITES_FREE     0
-#define NGX_UMAMI_SITES_GONE     1    /* of nobody, but not free */
-#define NGX_UMAMI_SITES_MORE     2    /* another domain follows */
-#define NGX_UMAMI_SITES_LAST     3
-
-
-typedef struct {
-    u_char                     id[NGX_UMAMI_SITES_ID];
-    uint64_t                   domain;       /* 0: any */
-    uint32_t                   epoch;
-    uint32_t                   state;
-} ngx_umami_sites_slot_t;
-
-
-typedef struct {
-    u_char                     id[NGX_UMAMI_SITES_ID];
-    ngx_msec_t                 until;
-    ngx_uint_t                 state;        /* ngx_umami_sites_state_e */
-} ngx_umami_sites_answer_t;
-
-
-struct ngx_umami_sites_zone_s {
-    u_char                     key[32];      /* of domains */
-    uint64_t                   seed[2];      /* of ids */
-
-    ngx_umami_sites_slot_t    *slots;
-    ngx_uint_t                 nslots;
-    ngx_uint_t                 nhomes;
-    ngx_uint_t                 used;
-    ngx_uint_t                 max_used;
-    ngx_uint_t                 websites;
-    uint32_t                   epoch;
-
-    ngx_umami_sites_answer_t  *answers;
-    ngx_uint_t                 nsets;
-
-    ngx_uint_t                 head;
-    ngx_uint_t                 tail;
-    u_char                     queue[NGX_UMAMI_SITES_QUEUE]
-                                    [NGX_UMAMI_SITES_ID];
-};
-
-
-static uint64_t ngx_umami_sites_hash(ngx_umami_sites_zone_t *zone,
-    u_char *id);
-static ngx_uint_t ngx_umami_sites_home(ngx_umami_sites_zone_t *zone,
-    u_char *id);
-static ngx_uint_t ngx_umami_sites_lookup(ngx_umami_sites_zone_t *zone,
-    u_char *id, ngx_umami_sites_domains_t *domains);
 static ngx_umami_sites_answer_t *ngx_umami_sites_answered(
     ngx_umami_sites_zone_t *zone, u_char *id);
 static ngx_umami_sites_answer_t *ngx_umami_sites_place(
@@ -92,11 +35,8 @@ static uint64_t ngx_umami_sites_domain(ngx_umami_sites_t *sites,
     ngx_str_t *host);
 static void ngx_umami_sites_domains(ngx_umami_sites_t *sites, ngx_str_t *list,
     ngx_umami_sites_domains_t *domains);
-static ngx_int_t ngx_umami_sites_put(ngx_umami_sites_zone_t *zone, u_char *id,
-    uint64_t *domains, ngx_uint_t n);
-static void ngx_umami_sites_fill(ngx_umami_sites_slot_t *slot, u_char *id,
-    uint64_t domain, uint32_t epoch, uint32_t state);
-static void ngx_umami_sites_free(ngx_umami_sites_zone_t *zone, ngx_uint_t i);
+static void ngx_umami_sites_index(ngx_umami_sites_t *sites,
+    ngx_umami_sites_domains_t *domains, ngx_umami_sites_domains_t *old);
 
 
 ngx_umami_sites_t *
@@ -278,71 +218,6 @@ ngx_umami_sites_find(ngx_umami_sites_t *sites, u_char *id,
 }
 
 
-/*
- * Ids that are looked up are anybody's choice, those of the list are not: all
- * that is needed of the hash is that nobody can aim at a crowded place.
- */
-
-static uint64_t
-ngx_umami_sites_hash(ngx_umami_sites_zone_t *zone, u_char *id)
-{
-    uint64_t  h, word[2];
-
-    ngx_memcpy(word, id, NGX_UMAMI_SITES_ID);
-
-    h = (word[0] ^ zone->seed[0]) * 0x9e3779b97f4a7c15ULL;
-    h = (h ^ (h >> 32) ^ word[1] ^ zone->seed[1]) * 0xbf58476d1ce4e5b9ULL;
-    h = (h ^ (h >> 29)) * 0x94d049bb133111ebULL;
-
-    return h ^ (h >> 32);
-}
-
-
-static ngx_uint_t
-ngx_umami_sites_home(ngx_umami_sites_zone_t *zone, u_char *id)
-{
-    return ((ngx_umami_sites_hash(zone, id) >> 32) * zone->nhomes) >> 32;
-}
-
-
-static ngx_uint_t
-ngx_umami_sites_lookup(ngx_umami_sites_zone_t *zone, u_char *id,
-    ngx_umami_sites_domains_t *domains)
-{
-    ngx_uint_t               found;
-    ngx_umami_sites_slot_t  *slot, *last;
-
-    found = 0;
-    slot = zone->slots + ngx_umami_sites_home(zone, id);
-    last = slot + NGX_UMAMI_SITES_PROBES;
-
-    for ( /* void */ ; slot < last; slot++) {
-
-        if (slot->state == NGX_UMAMI_SITES_FREE) {
-            break;
-        }
-
-        if (slot->state == NGX_UMAMI_SITES_GONE
-            || ngx_memcmp(slot->id, id, NGX_UMAMI_SITES_ID) != 0)
-        {
-            continue;
-        }
-
-        found = 1;
-
-        if (slot->domain && domains->n < NGX_UMAMI_SITES_DOMAINS) {
-            domains->domains[domains->n++] = slot->domain;
-        }
-
-        if (slot->state == NGX_UMAMI_SITES_LAST) {
-            break;
-        }
-    }
-
-    return found;
-}
-
-
 static ngx_umami_sites_answer_t *
 ngx_umami_sites_answered(ngx_umami_sites_zone_t *zone, u_char *id)
 {
@@ -479,6 +354,9 @@ ngx_umami_sites_begin(ngx_umami_sites_t *sites)
 
     epoch = ++sites->zone->epoch;
 
+    sites->zone->unindexed = 0;
+    sites->zone->stale = 0;
+
     ngx_shmtx_unlock(&sites->shpool->mutex);
 
     return epoch;
@@ -497,6 +375,12 @@ ngx_umami_sites_end(ngx_umami_sites_t *sites, uint32_t epoch)
     used = 0;
     websites = 0;
     i = 0;
+
+    /* of a list that no configuration wants indexed, the domains go now */
+
+    if (!sites->index) {
+        zone->indexed = 0;
+    }
 
     while (i < zone->nslots) {
 
@@ -539,6 +423,10 @@ ngx_umami_sites_end(ngx_umami_sites_t *sites, uint32_t epoch)
     zone->used = used;
     zone->websites = websites;
 
+    if (zone->epoch == epoch) {
+        zone->indexed = sites->index && !zone->unindexed;
+    }
+
     ngx_shmtx_unlock(&sites->shpool->mutex);
 
     return gone;
@@ -569,8 +457,13 @@ ngx_umami_sites_add(ngx_umami_sites_t *sites, u_char *id, ngx_str_t *domain)
 
         /* without room for all of its domains, it may have any */
 
+        domains.n = 1;
         domains.domains[0] = 0;
         rc = ngx_umami_sites_put(zone, id, domains.domains, 1);
+    }
+
+    if (sites->index) {
+        ngx_umami_sites_index(sites, &domains, known ? &old : NULL);
     }
 
     if (rc == NGX_OK && !known) {
@@ -631,6 +524,104 @@ ngx_umami_sites_domains(ngx_umami_sites_t *sites, ngx_str_t *list,
 }
 
 
+/* what the website had before may be nobody's now, which a sweep finds out */
+
+static void
+ngx_umami_sites_index(ngx_umami_sites_t *sites,
+    ngx_umami_sites_domains_t *domains, ngx_umami_sites_domains_t *old)
+{
+    ngx_uint_t               i, same;
+    ngx_umami_sites_zone_t  *zone;
+
+    zone = sites->zone;
+    same = 0;
+
+    for (i = 0; i < domains->n; i++) {
+
+        if (ngx_umami_sites_put_domain(zone, domains->domains[i]) != NGX_OK) {
+            zone->unindexed = 1;
+            zone->indexed = 0;
+        }
+
+        same += old && i < old->n && old->domains[i] == domains->domains[i];
+    }
+
+    if (old && old->n == 0) {
+        same = (domains->domains[0] == 0);
+    }
+
+    if (old && same < ngx_max(old->n, 1)) {
+        zone->stale = 1;
+    }
+}
+
+
+ngx_uint_t
+ngx_umami_sites_origin(ngx_umami_sites_t *sites, ngx_str_t *name)
+{
+    u_char                   buf[NGX_UMAMI_DOMAIN_SIZE];
+    uint64_t                 domains[NGX_UMAMI_SITES_PARENTS];
+    ngx_str_t                list, host;
+    ngx_uint_t               i, n, state;
+    ngx_umami_sites_zone_t  *zone;
+
+    list = *name;
+    n = 0;
+
+    if (ngx_umami_domain_next(&list, buf, &host) == NGX_OK) {
+
+        do {
+            domains[n++] = ngx_umami_sites_domain(sites, &host);
+        } while (n < NGX_UMAMI_SITES_PARENTS
+                 && ngx_umami_domain_parent(&host) == NGX_OK);
+    }
+
+    zone = sites->zone;
+
+    ngx_shmtx_lock(&sites->shpool->mutex);
+
+    state = (!zone->indexed || ngx_umami_sites_has_domain(zone, 0))
+            ? NGX_UMAMI_SITES_OPEN : NGX_UMAMI_SITES_FOREIGN;
+
+    for (i = 0; i < n; i++) {
+
+        if (domains[i] && ngx_umami_sites_has_domain(zone, domains[i])) {
+            state = NGX_UMAMI_SITES_OWN;
+            break;
+        }
+    }
+
+    ngx_shmtx_unlock(&sites->shpool->mutex);
+
+    return state;
+}
+
+
+ngx_uint_t
+ngx_umami_sites_open(ngx_umami_sites_t *sites)
+{
+    ngx_uint_t               open;
+    ngx_umami_sites_zone_t  *zone;
+
+    zone = sites->zone;
+
+    ngx_shmtx_lock(&sites->shpool->mutex);
+
+    open = !zone->indexed || ngx_umami_sites_has_domain(zone, 0);
+
+    ngx_shmtx_unlock(&sites->shpool->mutex);
+
+    return open;
+}
+
+
+ngx_uint_t
+ngx_umami_sites_stale(ngx_umami_sites_t *sites)
+{
+    return sites->index && sites->zone->stale;
+}
+
+
 void
 ngx_umami_sites_remove(ngx_umami_sites_t *sites, u_char *id)
 {
@@ -643,111 +634,10 @@ ngx_umami_sites_remove(ngx_umami_sites_t *sites, u_char *id)
     if (ngx_umami_sites_lookup(sites->zone, id, &old)) {
         (void) ngx_umami_sites_put(sites->zone, id, NULL, 0);
         sites->zone->websites--;
+        sites->zone->stale = 1;
     }
 
     ngx_shmtx_unlock(&sites->shpool->mutex);
-}
-
-
-/* makes the website's slots hold just these domains */
-
-static ngx_int_t
-ngx_umami_sites_put(ngx_umami_sites_zone_t *zone, u_char *id,
-    uint64_t *domains, ngx_uint_t n)
-{
-    uint32_t                 state;
-    ngx_uint_t               i, k, last;
-    ngx_umami_sites_slot_t  *slot;
-
-    k = 0;
-    i = ngx_umami_sites_home(zone, id);
-    last = i + NGX_UMAMI_SITES_PROBES;
-
-    while (i < last) {
-
-        slot = &zone->slots[i];
-        state = (k + 1 == n) ? NGX_UMAMI_SITES_LAST : NGX_UMAMI_SITES_MORE;
-
-        if (slot->state == NGX_UMAMI_SITES_FREE) {
-
-            if (k == n || zone->used >= zone->max_used) {
-                break;
-            }
-
-            zone->used++;
-            ngx_umami_sites_fill(slot, id, domains[k++], zone->epoch, state);
-
-        } else if (slot->state != NGX_UMAMI_SITES_GONE
-                   && ngx_memcmp(slot->id, id, NGX_UMAMI_SITES_ID) == 0)
-        {
-            if (k == n) {
-                ngx_umami_sites_free(zone, i);
-                continue;
-            }
-
-            slot->domain = domains[k++];
-            slot->epoch = zone->epoch;
-            slot->state = state;
-        }
-
-        i++;
-    }
-
-    return (k == n) ? NGX_OK : NGX_DECLINED;
-}
-
-
-static void
-ngx_umami_sites_fill(ngx_umami_sites_slot_t *slot, u_char *id,
-    uint64_t domain, uint32_t epoch, uint32_t state)
-{
-    ngx_memcpy(slot->id, id, NGX_UMAMI_SITES_ID);
-    slot->domain = domain;
-    slot->epoch = epoch;
-
-    ngx_memory_barrier();
-
-    slot->state = state;
-}
-
-
-/*
- * Those behind move up, so that no free slot comes before any of them.  At
- * each moment each of them is in one slot at least, and no free one before it.
- */
-
-static void
-ngx_umami_sites_free(ngx_umami_sites_zone_t *zone, ngx_uint_t i)
-{
-    ngx_uint_t               j;
-    ngx_umami_sites_slot_t  *slot;
-
-    zone->slots[i].state = NGX_UMAMI_SITES_GONE;
-
-    for (j = i + 1; j < zone->nslots; j++) {
-
-        slot = &zone->slots[j];
-
-        if (slot->state == NGX_UMAMI_SITES_FREE) {
-            break;
-        }
-
-        if (ngx_umami_sites_home(zone, slot->id) > i) {
-            continue;
-        }
-
-        ngx_memory_barrier();
-
-        ngx_umami_sites_fill(&zone->slots[i], slot->id, slot->domain,
-                             slot->epoch, slot->state);
-        ngx_memory_barrier();
-
-        slot->state = NGX_UMAMI_SITES_GONE;
-        i = j;
-    }
-
-    zone->slots[i].state = NGX_UMAMI_SITES_FREE;
-    zone->used--;
 }
 
 

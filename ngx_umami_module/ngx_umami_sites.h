@@ -35,6 +35,15 @@ typedef enum {
 } ngx_umami_sites_state_e;
 
 
+/* whose page an origin is */
+
+typedef enum {
+    NGX_UMAMI_SITES_FOREIGN = 0,
+    NGX_UMAMI_SITES_OWN,
+    NGX_UMAMI_SITES_OPEN              /* that can not be told by the list */
+} ngx_umami_sites_origin_e;
+
+
 /* a website's domains, as keyed hashes; none: it may have any */
 
 typedef struct {
@@ -50,6 +59,7 @@ typedef struct {
     ngx_umami_sites_zone_t   *zone;
     ngx_slab_pool_t          *shpool;
     ngx_umami_hmac_t         *hmac;
+    ngx_uint_t                index;     /* by domain, too; fixed */
 } ngx_umami_sites_t;
 
 
@@ -72,6 +82,14 @@ ngx_uint_t ngx_umami_sites_find(ngx_umami_sites_t *sites, u_char *id,
 ngx_uint_t ngx_umami_sites_match(ngx_umami_sites_t *sites,
     ngx_umami_sites_domains_t *domains, ngx_str_t *origin);
 
+/*
+ * With "index": whether an Origin's host is a domain of some website, or below
+ * one.  It is open while the list is not whole, or has a website that may have
+ * any origin.
+ */
+ngx_uint_t ngx_umami_sites_origin(ngx_umami_sites_t *sites, ngx_str_t *host);
+ngx_uint_t ngx_umami_sites_open(ngx_umami_sites_t *sites);
+
 ngx_uint_t ngx_umami_sites_count(ngx_umami_sites_t *sites);
 
 
@@ -83,6 +101,9 @@ ngx_uint_t ngx_umami_sites_count(ngx_umami_sites_t *sites);
 
 uint32_t ngx_umami_sites_begin(ngx_umami_sites_t *sites);
 ngx_uint_t ngx_umami_sites_end(ngx_umami_sites_t *sites, uint32_t epoch);
+
+/* with "index": a domain is left behind that the next end() takes out */
+ngx_uint_t ngx_umami_sites_stale(ngx_umami_sites_t *sites);
 
 /* NGX_DECLINED: there is no room; "domain" is as Umami has it, or empty */
 ngx_int_t ngx_umami_sites_add(ngx_umami_sites_t *sites, u_char *id,

@@ -73,12 +73,14 @@ struct ngx_umami_sites_list_s {
     ngx_uint_t                 known;
     ngx_uint_t                 left_out;
     ngx_uint_t                 refreshed;
+    ngx_uint_t                 open;
 
     unsigned                   busy:1;
     unsigned                   pass:1;
     unsigned                   tick:1;
     unsigned                   loaded:1;
     unsigned                   complained:1;
+    unsigned                   was_open:1;
 };
 
 
@@ -104,6 +106,7 @@ static ngx_int_t ngx_umami_sites_list_row(
 static ngx_int_t ngx_umami_sites_list_number(
     ngx_umami_postgres_result_t *result, ngx_uint_t row, ngx_uint_t column);
 static void ngx_umami_sites_list_fresh(ngx_umami_sites_list_t *list);
+static void ngx_umami_sites_list_opened(ngx_umami_sites_list_t *list);
 static ngx_msec_t ngx_umami_sites_list_jitter(ngx_msec_t delay);
 
 
@@ -122,6 +125,12 @@ static ngx_umami_stats_family_t  ngx_umami_sites_list_left_family = {
 static ngx_umami_stats_family_t  ngx_umami_sites_list_time_family = {
     ngx_string("umami_websites_refreshed_seconds"),
     ngx_string("When the list was last as the database has it, since 1970."), 1
+};
+
+
+static ngx_umami_stats_family_t  ngx_umami_sites_list_open_family = {
+    ngx_string("umami_websites_any_origin"),
+    ngx_string("1 while the list of websites refuses no page's origin."), 1
 };
 
 
@@ -146,7 +155,7 @@ ngx_umami_sites_list_create(ngx_pool_t *pool, ngx_umami_sites_t *sites,
     ngx_msec_t refresh, ngx_msec_t refused)
 {
     size_t                   size;
-    ngx_int_t                n[3];
+    ngx_int_t                n[4];
     ngx_uint_t               i;
     ngx_umami_sites_list_t  *list;
 
@@ -177,14 +186,21 @@ ngx_umami_sites_list_create(ngx_pool_t *pool, ngx_umami_sites_t *sites,
                                     &ngx_umami_sites_list_no_labels);
     n[2] = ngx_umami_stats_register(stats, &ngx_umami_sites_list_time_family,
                                     &ngx_umami_sites_list_no_labels);
+    n[3] = sites->index
+           ? ngx_umami_stats_register(stats, &ngx_umami_sites_list_open_family,
+                                      &ngx_umami_sites_list_no_labels)
+           : 0;
 
-    if (n[0] == NGX_ERROR || n[1] == NGX_ERROR || n[2] == NGX_ERROR) {
+    if (n[0] == NGX_ERROR || n[1] == NGX_ERROR || n[2] == NGX_ERROR
+        || n[3] == NGX_ERROR)
+    {
         return NULL;
     }
 
     list->known = n[0];
     list->left_out = n[1];
     list->refreshed = n[2];
+    list->open = n[3];
 
     for (i = 0; i < NGX_UMAMI_SITES_LIST_RESULTS; i++) {
 
@@ -215,6 +231,11 @@ ngx_umami_sites_list_start(ngx_umami_sites_list_t *list, ngx_log_t *log)
     list->retry = ngx_current_msec;
 
     ngx_add_timer(&list->timer, 1);
+
+    if (list->sites->index) {
+        ngx_umami_stats_set(list->stats, list->open,
+                            ngx_umami_sites_open(list->sites));
+    }
 }
 
 
@@ -477,7 +498,8 @@ ngx_umami_sites_list_changed(void *data, ngx_umami_postgres_result_t *result)
     /* rows that are gone, that are older than they look, or did not fit */
 
     if (n != (ngx_int_t) (ngx_umami_sites_count(list->sites)
-                          + list->homeless))
+                          + list->homeless)
+        || ngx_umami_sites_stale(list->sites))
     {
         full = 1;
     }
@@ -661,6 +683,30 @@ ngx_umami_sites_list_fresh(ngx_umami_sites_list_t *list)
     ngx_umami_stats_set(list->stats, list->refreshed, ngx_time());
     ngx_umami_stats_add(list->stats,
                         list->results[NGX_UMAMI_SITES_LIST_OK], 1);
+
+    if (list->sites->index) {
+        ngx_umami_sites_list_opened(list);
+    }
+}
+
+
+static void
+ngx_umami_sites_list_opened(ngx_umami_sites_list_t *list)
+{
+    ngx_uint_t  open;
+
+    open = ngx_umami_sites_open(list->sites);
+
+    ngx_umami_stats_set(list->stats, list->open, open);
+
+    if (open && !list->was_open) {
+        ngx_log_error(NGX_LOG_WARN, ngx_cycle->log, 0,
+                      "umami websites: \"umami_cors websites\" lets in every "
+                      "origin, since a website has no domain that can be read, "
+                      "or the list is not whole");
+    }
+
+    list->was_open = open;
 }
 
 

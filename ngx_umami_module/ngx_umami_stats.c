@@ -18,9 +18,12 @@ struct ngx_umami_stats_zone_s {
     ngx_uint_t    nheld;
     u_char        held_names[NGX_UMAMI_STATS_HELD][NGX_UMAMI_STATS_NAME];
     ngx_atomic_t  held[NGX_MAX_PROCESSES][NGX_UMAMI_STATS_HELD];
+    ngx_atomic_t  pids[NGX_MAX_PROCESSES];
 };
 
 
+static ngx_atomic_uint_t ngx_umami_stats_held(ngx_umami_stats_zone_t *zone,
+    ngx_uint_t column);
 static ngx_int_t ngx_umami_stats_column(ngx_umami_stats_zone_t *zone,
     ngx_umami_stats_counter_t *counter);
 static ngx_int_t ngx_umami_stats_name(u_char *names, ngx_uint_t *n,
@@ -178,6 +181,8 @@ ngx_umami_stats_init_worker(ngx_umami_stats_t *stats)
         /* what one who was killed has left */
 
         ngx_umami_stats_exit_worker(stats);
+
+        stats->zone->pids[ngx_process_slot] = ngx_pid;
     }
 }
 
@@ -230,6 +235,17 @@ ngx_umami_stats_set(ngx_umami_stats_t *stats, ngx_uint_t i,
 
 
 ngx_atomic_uint_t
+ngx_umami_stats_value(ngx_umami_stats_t *stats, ngx_uint_t i)
+{
+    ngx_umami_stats_counter_t  *counter;
+
+    counter = stats->counters.elts;
+
+    return stats->zone->rows[0][counter[i].column];
+}
+
+
+ngx_atomic_uint_t
 ngx_umami_stats_sum(ngx_umami_stats_t *stats, ngx_uint_t i)
 {
     ngx_uint_t                  row;
@@ -237,19 +253,41 @@ ngx_umami_stats_sum(ngx_umami_stats_t *stats, ngx_uint_t i)
     ngx_umami_stats_counter_t  *counter;
 
     counter = stats->counters.elts;
-    sum = 0;
 
     if (counter[i].family->gauge == 2) {
-
-        for (row = 0; row < NGX_MAX_PROCESSES; row++) {
-            sum += stats->zone->held[row][counter[i].column];
-        }
-
-        return sum;
+        return ngx_umami_stats_held(stats->zone, counter[i].column);
     }
+
+    sum = 0;
 
     for (row = 0; row < NGX_UMAMI_STATS_ROWS; row++) {
         sum += stats->zone->rows[row][counter[i].column];
+    }
+
+    return sum;
+}
+
+
+/* one who was killed holds nothing, nor does the place that nobody took yet */
+
+static ngx_atomic_uint_t
+ngx_umami_stats_held(ngx_umami_stats_zone_t *zone, ngx_uint_t column)
+{
+    ngx_uint_t         row;
+    ngx_atomic_uint_t  sum;
+
+    sum = 0;
+
+    for (row = 0; row < NGX_MAX_PROCESSES; row++) {
+
+        if (zone->held[row][column] == 0
+            || (kill((ngx_pid_t) zone->pids[row], 0) == -1
+                && ngx_errno == NGX_ESRCH))
+        {
+            continue;
+        }
+
+        sum += zone->held[row][column];
     }
 
     return sum;

@@ -17,8 +17,8 @@
  * of its own, without a lock; a reader sums the rows.  Counters are found by
  * name, so that the workers of two configurations agree during a reload.
  *
- * What processes hold at the moment is kept by process, and is forgotten with
- * one that was killed when the next one takes its slot in the master's table.
+ * What processes hold at the moment is kept by process, in its place in the
+ * master's table, and does not count any more when the process is gone.
  */
 
 #define NGX_UMAMI_STATS_ROWS      32
@@ -73,6 +73,8 @@ void ngx_umami_stats_hold(ngx_umami_stats_t *stats, ngx_uint_t i,
 /* other gauges live in the first row whoever sets them */
 void ngx_umami_stats_set(ngx_umami_stats_t *stats, ngx_uint_t i,
     ngx_atomic_uint_t value);
+ngx_atomic_uint_t ngx_umami_stats_value(ngx_umami_stats_t *stats,
+    ngx_uint_t i);
 ngx_atomic_uint_t ngx_umami_stats_sum(ngx_umami_stats_t *stats, ngx_uint_t i);
 
 

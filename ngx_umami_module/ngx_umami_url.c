@@ -11,6 +11,8 @@
 
 static char *ngx_umami_url_authority(ngx_pool_t *pool, u_char *p, u_char *last,
     ngx_umami_url_t *url);
+static ngx_flag_t ngx_umami_url_again(ngx_str_t *query, u_char *name,
+    size_t len);
 static char *ngx_umami_url_decode(ngx_pool_t *pool, u_char *p, u_char *last,
     ngx_uint_t plus, ngx_str_t *value);
 
@@ -190,6 +192,10 @@ ngx_umami_url_arg(ngx_pool_t *pool, ngx_str_t *query, ngx_str_t *name,
 
     eq = ngx_strlchr(p, end, '=');
 
+    if (ngx_umami_url_again(query, p, (eq ? eq : end) - p)) {
+        return "has a parameter twice";
+    }
+
     err = ngx_umami_url_decode(pool, p, eq ? eq : end, 1, name);
 
     if (err == NULL) {
@@ -197,6 +203,36 @@ ngx_umami_url_arg(ngx_pool_t *pool, ngx_str_t *query, ngx_str_t *name,
     }
 
     return err;
+}
+
+
+/* of two, one would be without effect */
+
+static ngx_flag_t
+ngx_umami_url_again(ngx_str_t *query, u_char *name, size_t len)
+{
+    u_char  *p, *last;
+
+    p = query->data;
+    last = p + query->len;
+
+    while (p) {
+
+        while (p < last && *p == '&') {
+            p++;
+        }
+
+        if ((size_t) (last - p) >= len
+            && ngx_strncmp(p, name, len) == 0
+            && (p + len == last || p[len] == '=' || p[len] == '&'))
+        {
+            return 1;
+        }
+
+        p = ngx_strlchr(p, last, '&');
+    }
+
+    return 0;
 }
 
 

@@ -175,6 +175,8 @@ for (['127.0.0.1', 'has no scheme'],
     ['redis://127.0.0.1/1?cluster=on', 'has "cluster=on" and a database, a '
         . 'cluster has none but 0'],
     ['unix:/run/redis.sock?cluster=on', 'has "cluster=on" and a socket'],
+    ['redis://127.0.0.1?db=1&db=2', 'has a parameter twice'],
+    ['rediss://127.0.0.1?verify=on&db=2&&verify=off', 'has a parameter twice'],
     ['redis://127.0.0.1?cluster=yes', 'has an invalid parameter "cluster"'],
     ['redis://127.0.0.1?sentinel_password=pass-word',
         'has an invalid parameter "sentinel_password"'],
@@ -336,7 +338,13 @@ for (['cloudflare', 'unknown mode "cloudflare" in "umami_client", it is '
     (map { ["peer ipv6_prefix=$_", "invalid \"ipv6_prefix=$_\" in "
         . '"umami_client", it is a number of bits from 32 to 128'] }
         '', qw{ 0 31 129 -64 64x /64 99999999999999999999 }),
-    ['peer ipv6_prefix=64 ipv6_prefix=64', 'has "ipv6_prefix=" twice'],
+    ['peer ipv6_prefix=64 ipv6_prefix=64', '"ipv6_prefix=" in "umami_client" '
+        . 'is given twice, remove one'],
+    ["cloudfront $long unproven=refuse unproven=forwarded", '"unproven=" in '
+        . '"umami_client" is given twice, remove one'],
+    ['forwarded trusted=10.0.0.0/8, 192.168.0.0/16', 'invalid network "" in '
+        . '"trusted=" of "umami_client", write it as "10.0.0.0/8", and no '
+        . 'space after a comma'],
     ['off ipv6_prefix=64', 'has a parameter that its mode does not know'],
     ['cloudfront secert=an-edge-secret-of-some-length', 'has a parameter that'])
 {
@@ -359,19 +367,34 @@ bad(http => 'umami_client peer; umami_client off;',
 for my $text ('any', 'off', 'https://example.com', 'http://localhost:8080',
     'https://example.com https://*.example.com', 'https://*.example.com:8443',
     'https://[2001:db8::1]:8443', 'https://xn--bcher-kva.example',
-    'https://any', 'http://a_b-c.example')
+    'https://any', 'http://a_b-c.example', 'http://127.0.0.1:8080',
+    'http://*.localhost:3000', 'https://[::ffff:c000:201]', 'https://1e3.example',
+    'https://example.com credentials', 'credentials https://example.com',
+    'any max_age=0', 'any max_age=86400 debug', 'any max_age=1d',
+    'https://example.com max_age=10m headers=traceparent,x_a-1',
+    'https://*.github.io public_suffix', 'https://*.example public_suffix',
+    'https://*.shop.github.io', 'https://*.example.co.uk')
 {
     good(http => "umami_cors $text;");
 }
 
 good($_ => 'umami_cors any;') for qw/ server location /;
+good(http => 'umami_postgres postgresql://u@127.0.0.1/d; umami_cors websites;');
+good(http => 'umami_cors websites https://example.org credentials; '
+    . 'umami_postgres postgresql://u@127.0.0.1/d;');
+
+my $no_ipv6 = 'has no valid host name: an IPv6 address is written as browsers '
+    . 'do, as in "https://[2001:db8::1]"';
+my $no_ipv4 = 'has no valid host name: an IPv4 address is written as four '
+    . 'decimal numbers, and has no names below it';
 
 for (['null', 'is what any sandboxed page sends, and can not be allowed'],
     ['example.com', 'has to begin with "https://" or "http://" in lower case '
         . 'and to name a host'],
     ['HTTPS://example.com', 'has to begin with'],
+    ['ftp://example.com', 'has to begin with'],
+    ['Null', 'has to begin with'],
     ['https://', 'has to begin with'],
-    ['*', 'has to begin with'],
     ['https://example.com/', 'has a path or a trailing slash: browsers send '
         . 'none, remove it'],
     ['https://example.com/a', 'has a path'],
@@ -380,10 +403,21 @@ for (['null', 'is what any sandboxed page sends, and can not be allowed'],
     ['https://*example.com', 'has "*" in the wrong place'],
     ['https://*.*.example.com', 'has "*" in the wrong place'],
     ['https://a.*.example.com', 'has "*" in the wrong place'],
+    ['https://example.com:*', 'has "*" in the wrong place'],
     ['https://Example.com', 'has upper case letters: browsers send lower '
         . 'case, write it so'],
     ["https://b\xc3\xbccher.example", 'has non-ASCII letters: browsers send '
+        . 'punycode, write "https://xn--bcher-kva.example"'],
+    ["https://B\xc3\x9cCHER.example:8443", 'has non-ASCII letters: browsers '
+        . 'send punycode, write "https://xn--bcher-kva.example:8443"'],
+    ["https://*.\xd0\xbf\xd1\x80\xd0\xb8\xd0\xbc\xd0\xb5\xd1\x80.example",
+        '...write "https://*.xn--e1afmkfd.example"'],
+    ["https://\xe4\xbe\x8b\xe3\x81\x88.\xe3\x83\x86\xe3\x82\xb9\xe3\x83\x88",
+        '...write "https://xn--r8jz45g.xn--zckzah"'],
+    ["https://\xf0\x9f\x98\x80.example", '...write "https://xn--e28h.example"'],
+    ["https://a\xff.example", 'has non-ASCII letters: browsers send '
         . 'punycode, write the name as "xn--..."'],
+    ["https://b\xc3\xbccher.example/", 'has a path or a trailing slash'],
     ['https://user@example.com', 'has no valid host name'],
     ['https://.example.com', 'has no valid host name'],
     ['https://example..com', 'has no valid host name'],
@@ -396,19 +430,106 @@ for (['null', 'is what any sandboxed page sends, and can not be allowed'],
     ['https://example.com:08', 'has an invalid port'],
     ['https://example.com:65536', 'has an invalid port'],
     ['https://example.com:', 'has an invalid port'],
-    ['https://[::1', 'has no valid host name'],
-    ['https://[]', 'has no valid host name'],
-    ['https://[x]:8443', 'has no valid host name'],
-    ['https://[::1%25eth0]', 'has no valid host name'],
-    ['https://*.[::1]', 'has no valid host name'])
+    ['https://192.0.2', $no_ipv4],
+    ['https://192.0.2.256', $no_ipv4],
+    ['https://192.0.02.1', $no_ipv4],
+    ['https://3221225985', $no_ipv4],
+    ['https://*.192.0.2.1', $no_ipv4],
+    ['https://[::1', $no_ipv6],
+    ['https://[]', $no_ipv6],
+    ['https://[x]:8443', $no_ipv6],
+    ['https://[::1%25eth0]', $no_ipv6],
+    ['https://[2001:0db8::1]', $no_ipv6],
+    ['https://[0:0:0:0:0:0:0:1]', $no_ipv6],
+    ['https://[::ffff:192.0.2.1]', $no_ipv6],
+    ['https://*.[::1]', $no_ipv6])
 {
     my ($origin, $why) = @$_;
     bad(location => "umami_cors $origin;",
         "the origin \"$origin\" in \"umami_cors\" $why");
 }
 
-bad(location => "umami_cors https://example.com $_;",
-    "the origin \"$_\" in \"umami_cors\" has to begin") for qw/ any off /;
+bad(http => "umami_cors https://a.example $_ https://a.example;",
+    'the origin "https://a.example" in "umami_cors" is duplicate, remove one')
+    for '', 'https://*.a.example https://a.example:1';
+
+for ('https://example.com any', 'any https://example.com')
+{
+    bad(location => "umami_cors $_;", '"any" in "umami_cors" is all origins: '
+        . 'write "umami_cors any;" alone, or remove it');
+}
+
+bad(http => 'umami_cors any websites; umami_postgres postgresql://u@127.0.0.1/d;',
+    'write "umami_cors any;" alone');
+bad(http => "umami_cors $_;", '"*" in "umami_cors" is no origin, for all of '
+    . 'them write "umami_cors any;" alone') for '*', 'https://example.com *';
+bad(http => 'umami_cors https://example.com off;',
+    '"off" in "umami_cors" goes with nothing else, write "umami_cors off;" alone');
+bad(http => 'umami_cors any credentials;', '"credentials" in "umami_cors any" '
+    . 'would let any page act as the visitor, and browsers refuse it: list the '
+    . 'origins');
+bad(http => "umami_cors $_;", '"umami_cors" names no origin: list some, or '
+    . 'write "any" or "websites"') for qw/ credentials max_age=1h debug /;
+bad(http => 'umami_cors websites;', '"umami_cors websites" needs '
+    . '"umami_postgres", whose websites are meant: add it, or list the origins');
+
+for (qw/ 86401 2d -1 x /, '') {
+    bad(http => "umami_cors any max_age=$_;", "invalid \"max_age=$_\" in "
+        . '"umami_cors", no browser keeps a preflight for longer than a day: '
+        . 'write a time of "max_age=0" to "max_age=86400"');
+}
+
+bad(http => 'umami_cors any max_age=1 max_age=2;',
+    '"max_age=2" in "umami_cors" is duplicate');
+
+for (['X-A', 'X-A'], ['*', '*'], ['', ''], ['a,', ''], ['a,b c', 'b c'],
+    ['a:b', 'a:b'])
+{
+    my ($list, $name) = @$_;
+    bad(http => "umami_cors any \"headers=$list\";", 'invalid "headers=" in '
+        . "\"umami_cors\": \"$name\" is no name of a header in lower case, write "
+        . 'them as in "headers=traceparent,tracestate"');
+}
+
+bad(http => 'umami_cors any headers=content-type;', '"content-type" in '
+    . '"headers=" of "umami_cors" is allowed already, remove it');
+bad(http => 'umami_cors any headers=a headers=b,a;', '"a" in "headers="');
+good(http => 'umami_cors any headers=' . join(',', 1 .. 30) . ';');
+bad(http => 'umami_cors any headers=' . join(',', 1 .. 31) . ';',
+    'too many names in "headers=" of "umami_cors", with those of the tracker '
+    . 'there may be 32');
+
+for (qw/ com example co.uk com.au github.io herokuapp.com amazonaws.com
+    s3.eu-west-1.amazonaws.com pages.dev co.uk:8443 /)
+{
+    my ($host) = /^([^:]+)/;
+    bad(http => "umami_cors https://*.$_;", "\"https://*.$_\" in \"umami_cors\" "
+        . "is anybody's: names below \"$host\" are for all who ask. Name your "
+        . 'own, or, if all of them are, add "public_suffix"');
+}
+
+# a wildcard is not the name below which it is
+
+{
+    my ($ok, $err) = $t->check_conf(conf(http =>
+        'umami_cors https://*.example.com:8443;'));
+    ok($ok, 'wildcard alone');
+    like($err, qr{\[notice\].*"https://\*\.example\.com:8443" in "umami_cors" is not "https://example\.com:8443": list that too},
+        'is told of');
+
+    ($ok, $err) = $t->check_conf(conf(http =>
+        'umami_cors https://*.example.com:8443 https://example.com:8443;'));
+    ok($ok, 'wildcard and name');
+    unlike($err, qr/\[notice\]/, 'is not told of');
+}
+
+# umami_cors_dry_run
+
+good($_ => 'umami_cors any; umami_cors_dry_run on;')
+    for qw/ http server location /;
+bad(http => 'umami_cors_dry_run maybe;', 'invalid value "maybe" in '
+    . '"umami_cors_dry_run" directive, it must be "on" or "off"');
+
 for ('$HASH_SALT_OF_THE_GATEWAY', '${HASH_SALT_OF_THE_GATEWAY}',
     'ENV:HASH_SALT_OF_THE_GATEWAY')
 {
@@ -449,6 +570,9 @@ for ('beacon', 'max_items=5', 'record max_items=5', 'pixel max_size=1k',
         . '"max_size=" and for a batch "max_items="');
 }
 
+bad(location => "umami_beacon $_;", '"' . (/.* (\w+=)/)[0] . '" in '
+    . '"umami_beacon" is given twice, remove one') for 'max_size=1k max_size=1k',
+    'batch max_items=5 max_size=1m max_items=6';
 bad(location => 'umami_beacon; umami_beacon;',
     '"umami_beacon" directive is duplicate');
 
@@ -625,8 +749,12 @@ good(location => 'umami_script source=/script.js;', '~ \.js$');
 bad(location => 'umami_script;', '"umami_script" directive needs "source=" in '
     . 'a location that is no path, as in "source=/script.js"', '~ \.js$');
 bad(location => "umami_script $_;", "unknown \"$_\" in \"umami_script\", it "
-    . 'takes "source=" with a path, as in "source=/script.js"')
-    for qw{ /script.js source= source=script.js file=/script.js };
+    . 'takes "source=", "collect=", "endpoint=", "fallback=", "versioned" and '
+    . '"grace=", as in "source=/script.js"') for qw{ /script.js file=/script.js
+    Versioned };
+bad(location => "umami_script $_;", "invalid \"$_\" in \"umami_script\", it "
+    . 'takes a path, as in "') for qw{ source= source=script.js collect=in
+    endpoint=in collect= fallback= };
 bad(location => 'umami_script; umami_script;',
     '"umami_script" directive is duplicate');
 bad(location => "umami_script '$_';", 'the path "/...in "umami_script" has a '
@@ -638,6 +766,93 @@ bad(location => 'umami_script;', 'the path "/my script.js" in "umami_script"',
 good(location => 'umami_script source=/my%20script.js;', "= '/my script.js'");
 bad(location => 'umami_script source=/' . 'x' x 100 . ';', 'no room for the '
     . 'counter "...": a name has at most 103 bytes');
+
+good(location => "umami_script $_;", '= /script.js') for 'collect=/a',
+    'collect=/api/a-b_c.d~e endpoint=/x', 'source=/s.js collect=/a1/b2';
+bad(location => "umami_script $_;", '" in "umami_script": it is written into a '
+    . 'script, and has names of letters, digits', '= /script.js')
+    for map { ("'collect=$_'", "'endpoint=$_'") } qw{ / //a /a/ /a//b /a?b
+        /a%20b /a`b /$a /a(b) /a<b }, '/a b';
+bad(location => 'umami_script source=/' . 'x' x 20 . ' collect=/' . 'x' x 20
+    . ';', 'no room for the counter "...": a name has at most 103 bytes');
+
+good(location => "umami_script versioned$_;", '/script.') for '',
+    ' source=/x.js', ' grace=7d', ' grace=0', ' collect=/a';
+good(location => 'umami_script versioned source=/x.js;', '/v/');
+bad(location => 'umami_script versioned;', '"umami_script" directive needs '
+    . '"source=" for "versioned" in a location that does not end in a dot', $_)
+    for '/script', '^~ /v/';
+bad(location => 'umami_script versioned source=/x.js;', '"umami_script" '
+    . 'directive needs a location of a prefix for "versioned", as in '
+    . '"location /script. {"', $_) for '= /script.', '~ ^/script\.', '@script';
+bad(location => 'umami_script grace=1d;', '"umami_script" directive takes '
+    . '"grace=" together with "versioned" only');
+bad(location => "umami_script versioned $_;", "invalid \"$_\" in "
+    . '"umami_script", it takes a time, as in "grace=1d"', '/script.')
+    for qw/ grace= grace=x grace=-1 /;
+
+# a copy that is at hand
+
+$t->write_file('tracker.js', Test::Umami::Upstream::tracker());
+$t->write_file('page.js', Test::Umami::Upstream::login() . '/api/send' x 50);
+$t->write_file('short.js', '"/api/send"');
+$t->write_file('none.js', ' ' x 1000);
+
+my $here = $t->testdir();
+
+good(location => "umami_script fallback=$here/tracker.js;", '= /script.js');
+good(location => "umami_script fallback=$here/tracker.js collect=/in;",
+    '= /script.js');
+
+for (['missing.js', 'cannot be opened'], ['', 'is not a regular file'],
+    ['page.js', 'a page of HTML'], ['short.js', 'too short for a tracker'],
+    ['none.js', 'without the path that events are sent to'],
+    ['tracker.js endpoint=/c', 'without the path that events are sent to'],
+    ['tracker.js endpoint=/send collect=/in', 'with the path that "collect" is '
+        . 'to replace as a part of something else'])
+{
+    my ($file, $why) = @$_;
+    bad(location => "umami_script fallback=$here/$file;", "in \"umami_script\" "
+        . "is of no use: $why", '= /script.js');
+}
+
+refused(conf(location => "umami_script fallback=$here/tracker.js; } "
+    . "location = /b { umami_script source=/script.js fallback=$here/none.js;",
+    '= /script.js'), 'two fallbacks "...tracker.js" and "...none.js" for the '
+    . 'same script in "umami_script"', 'umami_script, two fallbacks');
+
+# umami_script_cache, umami_script_refresh, umami_script_store
+
+good(location => "umami_script_cache $_;") for 'max_age=1h', 'max_age=0',
+    's_maxage=off stale_if_error=1d stale_while_revalidate=off';
+bad(location => "umami_script_cache $_;", "unknown \"$_\" in "
+    . '"umami_script_cache", it takes "max_age=", "s_maxage="')
+    for qw/ 1h off max-age=1h maxage=1 /;
+bad(location => "umami_script_cache $_;", "invalid \"$_\" in "
+    . '"umami_script_cache", it takes a time, as in "')
+    for qw/ max_age= max_age=off s_maxage=x stale_if_error=-1 /;
+bad(location => 'umami_script_cache max_age=1; umami_script_cache max_age=1;',
+    '"umami_script_cache" directive is duplicate');
+
+good(http => "umami_script_refresh $_;") for qw/ 1s 60s 5m 1d /;
+bad(http => "umami_script_refresh $_;", "invalid \"$_\" in "
+    . '"umami_script_refresh", it takes a time of 1s to 1d')
+    for qw/ 0 999ms 25h x -1s /;
+bad(http => 'umami_script_refresh 1s; umami_script_refresh 1s;',
+    '"umami_script_refresh" directive is duplicate');
+
+good(http => "umami_script_store $here/$_;") for qw{ store store/ };
+bad(http => "umami_script_store $here/tracker.js;", '/tracker.js" in '
+    . '"umami_script_store" is not a directory');
+bad(http => "umami_script_store $here/not/there;", 'failed (2: No such file');
+bad(http => "umami_script_store '';", '"umami_script_store" directive needs a '
+    . 'directory, as in "umami_script_store /var/lib/nginx/umami;"');
+bad(http => "umami_script_store $here/a; umami_script_store $here/a;",
+    '"umami_script_store" directive is duplicate');
+
+good(location => 'umami_script_manifest;');
+bad(location => 'umami_script_manifest; umami_script_manifest;',
+    '"umami_script_manifest" directive is duplicate');
 
 refused(conf(location => 'umami_script;', '= /script.js')
     =~ s/umami_upstream.*//r, '"umami_script" in the location "/script.js" '
@@ -781,11 +996,16 @@ my %levels = (
     'umami_limit_timeout 5ms' => [qw/ http /],
     'umami_client peer' => [qw/ http server location /],
     'umami_cors any' => [qw/ http server location /],
+    'umami_cors_dry_run on' => [qw/ http server location /],
     'umami_limit base' => [qw/ location /],
     'umami_limit_dry_run on' => [qw/ http server location /],
     'umami_limit_headers all' => [qw/ http server location /],
     'umami_beacon' => [qw/ location /],
     'umami_script source=/s.js' => [qw/ location /],
+    'umami_script_cache max_age=1h' => [qw/ http server location /],
+    'umami_script_manifest' => [qw/ location /],
+    'umami_script_refresh 1m' => [qw/ http /],
+    'umami_script_store store' => [qw/ http /],
     'umami_heartbeat' => [qw/ location /],
     'umami_health_check umami' => [qw/ http /],
     'umami_metrics' => [qw/ location /],
@@ -803,7 +1023,7 @@ for my $text (sort keys %levels) {
     my $arguments = "invalid number of arguments in \"$name\" directive";
     bad($levels{$text}[0] => "$name;", $arguments);
     bad($levels{$text}[0] => "$text a b;", $arguments)
-        if $name !~ /client|cors|rule/;
+        if $name !~ /client|cors$|rule/;
 }
 
 # values from the environment

@@ -338,7 +338,7 @@ LINES
 
     my $is = sub { my $c = beat('/detail', $n)->{data}{checks}{'script:age'}[0];
         return $c->{status} . ', ' . ($c->{output} // '') };
-    $t->wait_for(sub { $is->() =~ /^fail/ });
+    $t->wait_for(sub { $is->() =~ /^fail, ./ });
     is($is->(), 'fail, a script was not fetched yet', 'no script');
     $fake->well();
     $t->wait_for(sub { $is->() eq 'pass, ' }, 20);

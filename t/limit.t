@@ -418,11 +418,11 @@ for my $way (qw/ redis memory /) {
             qw/ evalsha zadd eval /;
     }) =~ s/^(\d+) (\d+)/$1 - $2/er, '10 0', 'one command for three rules, and not the text each time');
 
-    # and one of the twin, which was asked for nothing, but tells that it lives
+    # and two of the twin, which was asked for nothing
 
-    is(scalar(links()), 3, 'one connection for each worker');
+    is(scalar(links()), 4, 'one connection for each worker');
     at_once($t, 60, '/visitor', visitor()) for 1 .. 3;
-    is(scalar(links()), 3, 'and no more for more requests');
+    is(scalar(links()), 4, 'and no more for more requests');
 }
 
 # one count for both tasks

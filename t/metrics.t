@@ -266,6 +266,8 @@ my %adds = (
     'umami_cors_total{outcome="absent"}' => 40,
     'umami_cors_total{outcome="matched"}' => 60,
     'umami_cors_total{outcome="refused"}' => 40,
+    'umami_cors_preflight_total{refused="nothing"}' => 20,
+    'umami_cors_preflight_total{refused="origin"}' => 20,
     'umami_refused_total{reason="origin-refused"}' => 20,
     'umami_refused_total{reason="preflight-refused"}' => 20,
     'umami_refused_total{reason="json-truncated"}' => 20,

@@ -51,6 +51,8 @@ http {
 
     umami_limit_rule  hit  key=$arg_k rate=1000000r/d burst=1000000;
     umami_limit_rule  few  key=$arg_k rate=1r/h burst=4;
+    umami_limit_rule  open key=$arg_k rate=1r/h burst=99 on_error=allow;
+    umami_limit_rule  shut key=$arg_k rate=1r/h burst=99 on_error=deny;
     umami_limit_rule  day  key=$arg_k quota=1000000 window=31d;
 
     server {
@@ -58,6 +60,15 @@ http {
 
         location = /day { umami_limit day; empty_gif; }
         location = /few { umami_limit few; empty_gif; }
+        location = /open { umami_limit open; empty_gif; }
+        location = /shut { umami_limit shut; empty_gif; }
+
+        location = /mixed {
+            umami_limit  shut;
+            umami_limit  open;
+            umami_limit  few;
+            empty_gif;
+        }
 
         location = /all {
             umami_limit  day;
@@ -161,8 +172,32 @@ ok($t->wait_for(sub { response(http_get('/metrics'))->{body}
     my @its = grep { $place[$_ - 1] == $dead } 1 .. 30;
     my @other = grep { $place[$_ - 1] != $dead } 1 .. 30;
 
+    # by which of three rules, each with its own on_error, lose their counters
+
+    my (%mixed, @mixed);
+    for my $k (1 .. 60) {
+        my $lost = join ' ', grep { (place("/$_?k=mixed$k"))[0] == $dead }
+            qw/ shut open few /;
+        push @{$mixed{$lost}}, $k;
+        last if ($mixed{shut} && $mixed{open} && $mixed{few}
+            && $mixed{'open few'} && $mixed{'shut few'} && $mixed{''});
+    }
+
     $dead->stop('KILL');
     get("/day?k=dies$its[0]") for 1 .. 3;
+
+    # where another node counts, it does, also what "deny" refuses
+
+    for (['', (200) x 4, (429) x 3], ['shut', (503) x 4, (429) x 3],
+        ['open', (200) x 4, (429) x 3], ['few', (200) x 5, (429) x 2],
+        ['open few', (200) x 5, (429) x 2], ['shut few', (503) x 7])
+    {
+        my ($lost, @expected) = @$_;
+        my ($k) = @{$mixed{$lost}};
+
+        is(join(' ', map { get("/mixed?k=mixed$k") } 1 .. 7), "@expected",
+            'a dead node: each rule as it says, without ' . ($lost || 'none'));
+    }
 
     my %before = results();
     is(join(' ', map { get("/few?k=dead$_") } (1 .. 9) x 7),

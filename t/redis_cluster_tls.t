@@ -86,6 +86,11 @@ for (
         qr/hostname mismatch/],
     ['a wrong name, and no verification' =>
         "localhost:$tls/?cluster=on&verify=off", 'other.example', 'by none'],
+    ['servername=' => "localhost:$tls/?cluster=on&servername=node.example&$ca",
+        'other.example', 'by the one name that was given for all'],
+    ['a wrong servername=' =>
+        "localhost:$tls/?cluster=on&servername=other.example&$ca",
+        'node.example', qr/hostname mismatch/],
     ['an address, and it was configured' => "127.0.0.1:$tls/?cluster=on&$ca",
         '', qr/IP address mismatch/],
 ) {
@@ -99,6 +104,8 @@ judge('sentinels', "rediss+sentinel://127.0.0.1:$guard/counters?$ca",
     'by their addresses');
 judge('sentinels by a name', "rediss+sentinel://localhost:$guard/counters?$ca",
     qr/hostname mismatch/);
+judge('sentinels and servername=', "rediss+sentinel://localhost:$guard/counters"
+    . "?servername=localhost&$ca", qr/hostname mismatch/);
 judge('sentinels by a name, and no verification',
     "rediss+sentinel://localhost:$guard/counters?verify=off", 'by none');
 

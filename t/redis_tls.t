@@ -162,16 +162,16 @@ for (
 
 unlike($t->error_log(), qr/PRIVATE KEY|pass-of-tests/, 'no key in the log');
 
-# the name that a server sees
+# the name that a server sees; each has a port, for old workers connect again
 
 for (
-    ['the host' => 'localhost', '', 'localhost'],
-    ['another name' => '127.0.0.1', '&servername=redis.example',
+    ['the host' => 9, 'localhost', '', 'localhost'],
+    ['another name' => 10, '127.0.0.1', '&servername=redis.example',
         'redis.example'],
-    ['an address' => '127.0.0.1', '', 'no name'],
+    ['an address' => 11, '127.0.0.1', '', 'no name'],
 ) {
-    my ($name, $host, $args, $seen) = @$_;
-    my $server = $t->port(9);
+    my ($name, $n, $host, $args, $seen) = @$_;
+    my $server = $t->port($n);
 
     $t->write_file('hello', '');
     my $pid = $t->run_daemon(\&eavesdrop, $server);

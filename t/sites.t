@@ -198,6 +198,110 @@ for my $run (1 .. 3) {
     note('no room for ' . ($left // 0));
 }
 
+# By domain, of all websites: open until the list was read as a whole, and then
+# again while some website may have any origin.
+
+stop();
+start(262144);
+
+{
+    my @ids = map { id() } 1 .. 3;
+    my $origin = sub { program("origin $_[0]") };
+    my $pass = sub {
+        my $epoch = program('begin');
+        program("add $_") for @_;
+        program("end $epoch");
+    };
+
+    program("add $ids[0] early.example");
+    is($origin->('early.example'), 'open', 'not indexed');
+    program('index');
+    program("add $ids[0] early.example");
+    is($origin->('early.example'), 'own', 'own, before the first pass');
+    is($origin->('other.example'), 'open', 'others may be, before it');
+
+    $pass->("$ids[0] www.A.example:80,b.example", "$ids[1] b.example")
+        for 1 .. 2;
+    is(program('stale'), 0, 'nothing is stale');
+    is($origin->($_), 'own', "own: $_") for qw/ a.example www.a.example
+        x.y.a.example b.example A.example /;
+    is($origin->($_), 'foreign', "foreign: $_") for qw/ xa.example example
+        a.example.org early.example [::1] /, '', 'a.b', '.', 'a' x 300,
+        'a.' x 16 . 'b.example', "b\xc3\xbccher.example";
+    is(program('count'), 2, 'domains are no websites');
+    is(program('find ' . '0' x 8 . ('-' . '0' x 4) x 3 . '-' . '0' x 12),
+        'unknown', 'nor is any of them found as one');
+
+    program("add $ids[1] c.example");
+    is(program('stale'), 1, 'one has changed');
+    is($origin->('c.example'), 'own', 'the new domain is own at once');
+    is($origin->('b.example'), 'own', 'the old one still, of another website');
+    $pass->("$ids[0] a.example", "$ids[1] c.example") for 1 .. 2;
+    is($origin->('b.example'), 'foreign', 'until a pass finds it nobody\'s');
+
+    program("add $ids[2] d.example");
+    is(program('stale'), 0, 'a new one leaves nothing behind');
+    program("remove $ids[2]");
+    is(program('stale'), 1, 'one that goes does');
+
+    $pass->("$ids[0] a.example", $ids[1]);
+    is($origin->('x.example'), 'open', 'a website without a domain');
+    is($origin->('a.example'), 'own', 'those with one are known');
+    program("add $ids[1] e.example");
+    is(program('stale'), 1, 'it gets one');
+    $pass->("$ids[0] a.example", "$ids[1] e.example");
+    is($origin->('x.example'), 'foreign', 'all have one');
+}
+
+# Against a model, also where there is no room: nobody is foreign who is not.
+
+for my $run (1 .. 2) {
+    stop();
+    start($run == 1 ? 262144 : 57344);
+    program('index');
+
+    my @ids = map { id() } 1 .. ($run == 1 ? 300 : 1500);
+    my (%known, @wrong, $closed);
+
+    for my $step (1 .. 60) {
+        my $epoch = program('begin');
+        my %was = %known;
+        %known = ();
+
+        for my $id (grep { rand() < 0.6 } @ids) {
+            my $d = rand() < 0.5 && $was{$id} || 'd' . int(rand 200) . '.example';
+            program("add $id $d");
+            $known{$id} = $d;
+        }
+
+        program("end $epoch");
+
+        for (1 .. 20) {
+            my $id = $ids[rand @ids];
+            if (rand() < 0.5) {
+                program("remove $id");
+                delete $known{$id};
+            } else {
+                $known{$id} = 'd' . int(rand 200) . '.example';
+                program("add $id $known{$id}");
+            }
+        }
+
+        my %own = map { $_ => 1 } values %known;
+        my $stale = program('stale');
+
+        for my $d (map { "d$_.example" } 0 .. 209) {
+            my $origin = program("origin a.$d");
+            $closed++ if $origin eq 'foreign';
+            push @wrong, "$step $d $origin" if $own{$d} && $origin eq 'foreign'
+                || !$own{$d} && $origin eq 'own' && !$stale;
+        }
+    }
+
+    is("@wrong[0 .. ($#wrong > 5 ? 5 : $#wrong)]", '', "domains, run $run");
+    ok($run == 2 || $closed, "foreign ones were told, run $run");
+}
+
 # A writer that is killed leaves nobody refused, and the next pass mends it.
 
 stop();
@@ -248,7 +352,7 @@ sub compile {
         (map { ('-isystem', "$tree/$_") } qw{ src/core src/event
             src/event/modules src/os/unix objs }),
         "$root/t/unit/sites.c",
-        (map { "$source/ngx_umami_$_.c" } qw/ sites domain hmac /),
+        (map { "$source/ngx_umami_$_.c" } qw/ sites sites_table domain hmac /),
         '-lcrypto');
     my @checked = ('-fsanitize=address,undefined',
         '-fno-sanitize-recover=all');

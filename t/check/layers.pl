@@ -21,6 +21,7 @@ my %libraries = (
     libpq => [ qr{^(?:libpq|postgres|pg_config)}, qr/^(?:PQ|pg_)/ ],
     jansson => [ qr{^jansson}, qr/^json_/ ],
     zlib => [ qr{^(?:zlib|zconf)\.h$}, qr/^(?:deflate|inflate|crc32|adler32)/ ],
+    brotli => [ qr{^brotli/}, qr/^Brotli/ ],
     'OpenSSL\'s EVP' => [ qr{^openssl/},
                           qr/^(?:EVP_|OSSL_|RAND_|HMAC|CRYPTO_memcmp|SHA\d)/ ],
 );

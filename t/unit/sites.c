@@ -23,6 +23,8 @@
  *     asked N                 ids
  *     begin, end EPOCH        the epoch, ok
  *     count, time MSEC        a number, ok
+ *     index, stale            ok, 0 or 1
+ *     origin HOST             foreign, own or open, with the index
  *     domains TEXT            the hosts in it, "-" for what is none
  *     crash ROUNDS            a writer is killed in each: what is left of it
  *
@@ -36,6 +38,7 @@
 static void sites_init(ngx_umami_sites_t *sites, size_t size);
 static void sites_command(ngx_umami_sites_t *sites, char *name, char *rest);
 static void sites_find(ngx_umami_sites_t *sites, u_char *id, char *origin);
+static int sites_index(ngx_umami_sites_t *sites, char *name, char *rest);
 static void sites_domains(char *text);
 static void sites_crash(ngx_umami_sites_t *sites, ngx_uint_t rounds);
 static void sites_churn(ngx_umami_sites_t *sites, ngx_uint_t seed);
@@ -200,6 +203,10 @@ sites_command(ngx_umami_sites_t *sites, char *name, char *rest)
         return;
     }
 
+    if (sites_index(sites, name, rest)) {
+        return;
+    }
+
     more = rest + strcspn(rest, " ");
 
     str.data = (u_char *) rest;
@@ -295,6 +302,36 @@ sites_find(ngx_umami_sites_t *sites, u_char *id, char *origin)
     }
 
     printf("\n");
+}
+
+
+static int
+sites_index(ngx_umami_sites_t *sites, char *name, char *rest)
+{
+    ngx_str_t           host;
+    static const char  *states[] = { "foreign", "own", "open" };
+
+    if (strcmp(name, "index") == 0) {
+        sites->index = 1;
+        puts("ok");
+        return 1;
+    }
+
+    if (strcmp(name, "stale") == 0) {
+        printf("%d\n", (int) ngx_umami_sites_stale(sites));
+        return 1;
+    }
+
+    if (strcmp(name, "origin") != 0) {
+        return 0;
+    }
+
+    host.data = (u_char *) rest;
+    host.len = strlen(rest);
+
+    puts(states[ngx_umami_sites_origin(sites, &host)]);
+
+    return 1;
 }
 
 
