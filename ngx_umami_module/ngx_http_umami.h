@@ -229,14 +229,19 @@ typedef struct ngx_http_umami_limit_group_s  ngx_http_umami_limit_group_t;
 /* one decision; lives in the request's pool, with the arrays behind it */
 
 typedef struct {
+
+    /* event ident must be after 3 pointers as in ngx_connection_t */
+
     ngx_http_umami_ctx_t          *ctx;
     ngx_array_t                   *rules;      /* those of the location */
+    ngx_umami_local_ask_t         *asks;
+    ngx_socket_t                   fd;
+
     ngx_msec_t                     time;       /* when it was asked */
     ngx_flag_t                     asked;
 
-    /* of each rule that applies */
+    /* of each rule that applies; "asks" as well */
     ngx_uint_t                     n;
-    ngx_umami_local_ask_t         *asks;
     ngx_http_umami_limit_t       **limits;
 
     /* lease */
@@ -244,6 +249,8 @@ typedef struct {
     ngx_uint_t                     waits;
     ngx_umami_redis_reason_e       reason;
     ngx_umami_lease_wait_t         wait;
+    ngx_msec_t                     deadline;   /* of all that it waits for */
+    ngx_event_t                    timer;      /* if it waits more than once */
 
     /* of the questions to Redis, one for each slot */
     ngx_http_umami_limit_group_t  *groups;

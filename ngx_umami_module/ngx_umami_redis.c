@@ -159,7 +159,7 @@ ngx_umami_redis_configure(ngx_conf_t *cf, ngx_umami_redis_t *redis,
         return err;
     }
 
-    if (url.user.len && url.password.data == NULL) {
+    if (url.user.len && url.password.len == 0) {
         return "names a user without a password";
     }
 

@@ -265,7 +265,7 @@ package Test::Umami::Fake;
 
 use Fcntl qw/ LOCK_EX /;
 use POSIX ();
-use Socket qw/ SOL_SOCKET SO_LINGER /;
+use Socket qw/ IPPROTO_TCP SOL_SOCKET SO_LINGER TCP_NODELAY /;
 use Time::HiRes qw/ sleep time /;
 
 sub new {
@@ -326,6 +326,7 @@ sub serve {
 
         if (!(fork() // die "fork: $!\n")) {
             close $listen;
+            setsockopt $s, IPPROTO_TCP, TCP_NODELAY, 1;
             $self->connection($s, $n);
             POSIX::_exit(0);
         }
