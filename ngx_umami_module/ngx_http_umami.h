@@ -60,6 +60,7 @@ typedef struct {
 
     /* NULL where the directive is absent */
     ngx_umami_fetch_origin_t   *upstream;
+    ngx_str_t                   upstream_url;
     ngx_umami_redis_t          *redis;
     ngx_umami_postgres_t       *postgres;
     ngx_umami_sites_t          *sites;         /* together with postgres */
@@ -75,6 +76,9 @@ typedef struct {
     /* beacons by whose User-Agent they have, and by whether they are proven */
     ngx_umami_health_beacons_t  agents;
     ngx_umami_health_beacons_t  edge;
+    ngx_umami_health_beacons_t  answers;    /* of Umami to beacons */
+    ngx_umami_health_t         *health;     /* or NULL */
+    ngx_flag_t                  heartbeat;  /* some location has it */
     ngx_flag_t                  collects;   /* some location does */
     ngx_flag_t                  proves;     /* and some asks for a proof */
 
@@ -449,6 +453,10 @@ void ngx_http_umami_forward_cleanup(ngx_http_umami_ctx_t *ctx);
 
 /* whole seconds until there may be a script, at least one */
 ngx_uint_t ngx_http_umami_script_retry(ngx_umami_script_t *script);
+
+
+/* check: Umami has answered a beacon, or nginx in its place */
+void ngx_http_umami_check_answered(ngx_http_request_t *r);
 
 
 /* answer: returns "status", counts, and leaves the words to the filters */

@@ -405,6 +405,23 @@ ngx_umami_redis_add_script(ngx_umami_redis_t *redis, ngx_str_t *source,
 }
 
 
+u_char *
+ngx_umami_redis_address(ngx_umami_redis_t *redis, u_char *p, u_char *last)
+{
+    ngx_umami_peer_t  *peer;
+
+    if (redis->sentinel) {
+        return ngx_slprintf(p, last, "%V", &redis->primary);
+    }
+
+    peer = &redis->link.peer;
+
+    return (peer->host.len && peer->host.data[0] == '/')
+           ? ngx_slprintf(p, last, "%V", &peer->host)
+           : ngx_slprintf(p, last, "%V:%d", &peer->host, (int) peer->port);
+}
+
+
 void
 ngx_umami_redis_set_script(ngx_umami_redis_t *redis, ngx_uint_t index,
     ngx_umami_redis_due_pt due, ngx_umami_redis_late_pt late, void *data)
