@@ -170,7 +170,10 @@ for (['127.0.0.1', 'has no scheme'],
     ['redis://127.0.0.1:70000', 'has an invalid port'],
     ['redis://me@127.0.0.1', 'names a user without a password'],
     ['redis://me:@127.0.0.1', 'names a user without a password'],
-    ['redis://127.0.0.1?verify=off', 'has an invalid parameter "verify"'],
+    ['redis://127.0.0.1?verify=off', 'has an invalid parameter "verify", which '
+        . 'is for "rediss://"'],
+    ['redis://127.0.0.1?ca=a.pem', 'has an invalid parameter "ca", which is for '
+        . '"rediss://"'],
     ['redis://:pass-word?x@127.0.0.1', 'has a "?" before an "@"'],
     ['redis://:pass-word@a,b', 'names several hosts'],
     ['redis://127.0.0.1/1?cluster=on', 'has "cluster=on" and a database, a '
