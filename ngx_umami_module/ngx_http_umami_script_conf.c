@@ -18,9 +18,15 @@
 #define NGX_HTTP_UMAMI_SCRIPT_MAX_REFRESH  86400000
 
 
+/* of both paths, which are labels in the longest name of a counter */
+
+#define NGX_HTTP_UMAMI_SCRIPT_NAMES  37
+
+
 typedef struct {
     ngx_str_t    name;
     ngx_uint_t   offset;
+    char        *example;
 } ngx_http_umami_script_word_t;
 
 
@@ -44,14 +50,14 @@ static ngx_uint_t ngx_http_umami_script_same(ngx_str_t *a, ngx_str_t *b);
 
 static ngx_http_umami_script_word_t  ngx_http_umami_script_words[] = {
     { ngx_string("source="),
-      offsetof(ngx_http_umami_script_loc_conf_t, source) },
+      offsetof(ngx_http_umami_script_loc_conf_t, source), "/script.js" },
     { ngx_string("endpoint="),
-      offsetof(ngx_http_umami_script_loc_conf_t, endpoint) },
+      offsetof(ngx_http_umami_script_loc_conf_t, endpoint), "/api/hello" },
     { ngx_string("collect="),
-      offsetof(ngx_http_umami_script_loc_conf_t, collect) },
+      offsetof(ngx_http_umami_script_loc_conf_t, collect), "/api/hello" },
     { ngx_string("fallback="),
-      offsetof(ngx_http_umami_script_loc_conf_t, fallback) },
-    { ngx_null_string, 0 }
+      offsetof(ngx_http_umami_script_loc_conf_t, fallback), "umami/script.js" },
+    { ngx_null_string, 0, NULL }
 };
 
 
@@ -234,8 +240,8 @@ ngx_http_umami_script_word(ngx_conf_t *cf,
         {
             ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
                                "invalid \"%V\" in \"umami_script\", it takes a "
-                               "path, as in \"%V/script.js\"", value,
-                               &word->name);
+                               "path, as in \"%V%s\"", value, &word->name,
+                               word->example);
             return NGX_CONF_ERROR;
         }
 
@@ -280,6 +286,17 @@ ngx_http_umami_script_paths(ngx_conf_t *cf,
             return "needs \"source=\" in a location that is no path, as in "
                    "\"source=/script.js\"";
         }
+    }
+
+    if (uslcf->source.len + uslcf->collect.len
+        > NGX_HTTP_UMAMI_SCRIPT_NAMES)
+    {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "the paths \"source=%V\" and \"collect=%V\" in "
+                           "\"umami_script\" are too long: they may have %d "
+                           "characters together", &uslcf->source,
+                           &uslcf->collect, NGX_HTTP_UMAMI_SCRIPT_NAMES);
+        return NGX_CONF_ERROR;
     }
 
     err = ngx_http_umami_script_source(cf, &uslcf->source);

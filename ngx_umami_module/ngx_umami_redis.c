@@ -241,7 +241,8 @@ static char *
 ngx_umami_redis_parameters(ngx_conf_t *cf, ngx_umami_redis_t *redis,
     ngx_umami_url_t *url, ngx_umami_redis_tls_t *tls)
 {
-    char       *err;
+    char       *err, *hint;
+    size_t      len;
     u_char     *text;
     ngx_str_t   name, value, *query, *known;
 
@@ -300,13 +301,23 @@ ngx_umami_redis_parameters(ngx_conf_t *cf, ngx_umami_redis_t *redis,
         }
     }
 
-    text = ngx_pnalloc(cf->pool, name.len
-                                 + sizeof("has an invalid parameter \"\""));
+    hint = "";
+
+    if (!tls->secure
+        && (ngx_umami_redis_equal(&name, "verify")
+            || ngx_umami_redis_tls_value(tls, &name)))
+    {
+        hint = ", which is for \"rediss://\"";
+    }
+
+    len = sizeof("has an invalid parameter \"\"") + name.len + ngx_strlen(hint);
+
+    text = ngx_pnalloc(cf->pool, len);
     if (text == NULL) {
         return "cannot be kept: no memory";
     }
 
-    ngx_sprintf(text, "has an invalid parameter \"%V\"%Z", &name);
+    ngx_sprintf(text, "has an invalid parameter \"%V\"%s%Z", &name, hint);
 
     return (char *) text;
 }

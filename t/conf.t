@@ -170,7 +170,10 @@ for (['127.0.0.1', 'has no scheme'],
     ['redis://127.0.0.1:70000', 'has an invalid port'],
     ['redis://me@127.0.0.1', 'names a user without a password'],
     ['redis://me:@127.0.0.1', 'names a user without a password'],
-    ['redis://127.0.0.1?verify=off', 'has an invalid parameter "verify"'],
+    ['redis://127.0.0.1?verify=off', 'has an invalid parameter "verify", which '
+        . 'is for "rediss://"'],
+    ['redis://127.0.0.1?ca=a.pem', 'has an invalid parameter "ca", which is for '
+        . '"rediss://"'],
     ['redis://:pass-word?x@127.0.0.1', 'has a "?" before an "@"'],
     ['redis://:pass-word@a,b', 'names several hosts'],
     ['redis://127.0.0.1/1?cluster=on', 'has "cluster=on" and a database, a '
@@ -753,9 +756,12 @@ bad(location => "umami_script $_;", "unknown \"$_\" in \"umami_script\", it "
     . 'takes "source=", "collect=", "endpoint=", "fallback=", "versioned" and '
     . '"grace=", as in "source=/script.js"') for qw{ /script.js file=/script.js
     Versioned };
-bad(location => "umami_script $_;", "invalid \"$_\" in \"umami_script\", it "
-    . 'takes a path, as in "') for qw{ source= source=script.js collect=in
-    endpoint=in collect= fallback= };
+bad(location => "umami_script $$_[0];", "invalid \"$$_[0]\" in "
+    . "\"umami_script\", it takes a path, as in \"$$_[1]\"") for
+    ['source=', 'source=/script.js'], ['source=script.js', 'source=/script.js'],
+    ['collect=in', 'collect=/api/hello'], ['collect=', 'collect=/api/hello'],
+    ['endpoint=in', 'endpoint=/api/hello'],
+    ['fallback=', 'fallback=umami/script.js'];
 bad(location => 'umami_script; umami_script;',
     '"umami_script" directive is duplicate');
 bad(location => "umami_script '$_';", 'the path "/...in "umami_script" has a '
@@ -765,8 +771,9 @@ bad(location => "umami_script '$_';", 'the path "/...in "umami_script" has a '
 bad(location => 'umami_script;', 'the path "/my script.js" in "umami_script"',
     "= '/my script.js'");
 good(location => 'umami_script source=/my%20script.js;', "= '/my script.js'");
-bad(location => 'umami_script source=/' . 'x' x 100 . ';', 'no room for the '
-    . 'counter "...": a name has at most 103 bytes');
+good(location => 'umami_script source=/' . 'x' x 36 . ';');
+bad(location => 'umami_script source=/' . 'x' x 37 . ';', 'the paths "source=/x'
+    . '...in "umami_script" are too long: they may have 37 characters together');
 
 good(location => "umami_script $_;", '= /script.js') for 'collect=/a',
     'collect=/api/a-b_c.d~e endpoint=/x', 'source=/s.js collect=/a1/b2';
@@ -774,8 +781,10 @@ bad(location => "umami_script $_;", '" in "umami_script": it is written into a '
     . 'script, and has names of letters, digits', '= /script.js')
     for map { ("'collect=$_'", "'endpoint=$_'") } qw{ / //a /a/ /a//b /a?b
         /a%20b /a`b /$a /a(b) /a<b }, '/a b';
-bad(location => 'umami_script source=/' . 'x' x 20 . ' collect=/' . 'x' x 20
-    . ';', 'no room for the counter "...": a name has at most 103 bytes');
+good(location => 'umami_script source=/' . 'x' x 16 . ' collect=/' . 'x' x 19
+    . ';');
+bad(location => 'umami_script source=/' . 'x' x 17 . ' collect=/' . 'x' x 19
+    . ';', 'in "umami_script" are too long: they may have 37 characters together');
 
 good(location => "umami_script versioned$_;", '/script.') for '',
     ' source=/x.js', ' grace=7d', ' grace=0', ' collect=/a';
