@@ -142,9 +142,16 @@ ngx_http_umami_script_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
         clcf->handler = ngx_http_umami_script_handler;
     }
 
+    /* a block of "if" has none of its own */
+
+    if (conf->next == NULL && clcf->noname) {
+        conf->next = prev->next;
+    }
+
     ulcf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_umami_request_module);
 
     ulcf->json = 1;
+    ulcf->readable = 1;
     conf->forward = (ulcf->steps & NGX_HTTP_UMAMI_FORWARD) != 0;
     ulcf->steps &= ~NGX_HTTP_UMAMI_FORWARD;
 
