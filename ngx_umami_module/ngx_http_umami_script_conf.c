@@ -13,6 +13,9 @@
 #include "ngx_umami_tracker.h"
 
 
+/* characters of both paths: they stand in the name of a counter */
+#define NGX_HTTP_UMAMI_SCRIPT_PATHS        37
+
 #define NGX_HTTP_UMAMI_SCRIPT_GRACE        86400    /* seconds */
 #define NGX_HTTP_UMAMI_SCRIPT_MIN_REFRESH  1000     /* milliseconds */
 #define NGX_HTTP_UMAMI_SCRIPT_MAX_REFRESH  86400000
@@ -26,6 +29,8 @@ typedef struct {
 
 static char *ngx_http_umami_script_word(ngx_conf_t *cf,
     ngx_http_umami_script_loc_conf_t *uslcf, ngx_str_t *value);
+static char *ngx_http_umami_script_duplicate(ngx_conf_t *cf,
+    ngx_str_t *value);
 static char *ngx_http_umami_script_paths(ngx_conf_t *cf,
     ngx_http_umami_script_loc_conf_t *uslcf);
 static char *ngx_http_umami_script_versioned(ngx_conf_t *cf,
@@ -205,11 +210,21 @@ ngx_http_umami_script_word(ngx_conf_t *cf,
     ngx_http_umami_script_word_t  *word;
 
     if (ngx_strcmp(value->data, "versioned") == 0) {
+
+        if (uslcf->versioned) {
+            return ngx_http_umami_script_duplicate(cf, value);
+        }
+
         uslcf->versioned = 1;
         return NGX_CONF_OK;
     }
 
     if (ngx_strncmp(value->data, "grace=", 6) == 0) {
+
+        if (uslcf->grace != NGX_CONF_UNSET) {
+            return ngx_http_umami_script_duplicate(cf, value);
+        }
+
         s.data = value->data + 6;
         s.len = value->len - 6;
 
@@ -232,6 +247,10 @@ ngx_http_umami_script_word(ngx_conf_t *cf,
         }
 
         field = (ngx_str_t *) ((u_char *) uslcf + word->offset);
+
+        if (field->len) {
+            return ngx_http_umami_script_duplicate(cf, value);
+        }
 
         field->data = value->data + word->name.len;
         field->len = value->len - word->name.len;
@@ -259,10 +278,21 @@ ngx_http_umami_script_word(ngx_conf_t *cf,
 
 
 static char *
+ngx_http_umami_script_duplicate(ngx_conf_t *cf, ngx_str_t *value)
+{
+    ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                       "\"%V\" in \"umami_script\" is duplicate, remove one",
+                       value);
+    return NGX_CONF_ERROR;
+}
+
+
+static char *
 ngx_http_umami_script_paths(ngx_conf_t *cf,
     ngx_http_umami_script_loc_conf_t *uslcf)
 {
     char                      *err;
+    size_t                     len;
     ngx_http_core_loc_conf_t  *clcf;
 
     clcf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_core_module);
@@ -297,6 +327,17 @@ ngx_http_umami_script_paths(ngx_conf_t *cf,
 
     if (err == NGX_CONF_OK) {
         err = ngx_http_umami_script_endpoint(cf, "collect", &uslcf->collect);
+    }
+
+    len = uslcf->source.len + uslcf->collect.len;
+
+    if (err == NGX_CONF_OK && len > NGX_HTTP_UMAMI_SCRIPT_PATHS) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "the paths \"%V\" and \"%V\" in \"umami_script\" "
+                           "have %uz characters together, at most %d are "
+                           "possible: write shorter ones", &uslcf->source,
+                           &uslcf->collect, len, NGX_HTTP_UMAMI_SCRIPT_PATHS);
+        return NGX_CONF_ERROR;
     }
 
     if (err == NGX_CONF_OK && uslcf->fallback.len
@@ -497,7 +538,8 @@ ngx_http_umami_script_fallback(ngx_conf_t *cf, ngx_umami_script_t *script,
     }
 
     err = 0;
-    fault = ngx_umami_script_file_load(cf->pool, name, NGX_UMAMI_TRACKER_MAX,
+    fault = ngx_umami_script_file_load(cf->pool, name, 0,
+                                       NGX_UMAMI_TRACKER_MAX,
                                        &script->fallback, &info);
     if (fault) {
         err = ngx_errno;
