@@ -266,6 +266,10 @@ ngx_http_umami_answer_header_filter(ngx_http_request_t *r)
         ngx_http_umami_queue_release(ctx);
     }
 
+    if (r->upstream && (ulcf->steps & NGX_HTTP_UMAMI_BEACON)) {
+        ngx_http_umami_check_answered(r);
+    }
+
     if (ngx_http_umami_answer_replaces(r, ctx, ulcf)
         && ngx_http_umami_answer_error(r, ctx) != NGX_OK)
     {

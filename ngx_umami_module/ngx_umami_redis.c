@@ -159,7 +159,7 @@ ngx_umami_redis_configure(ngx_conf_t *cf, ngx_umami_redis_t *redis,
         return err;
     }
 
-    if (url.user.len && url.password.data == NULL) {
+    if (url.user.len && url.password.len == 0) {
         return "names a user without a password";
     }
 
@@ -402,6 +402,23 @@ ngx_umami_redis_add_script(ngx_umami_redis_t *redis, ngx_str_t *source,
     *index = redis->scripts.nelts - 1;
 
     return NGX_OK;
+}
+
+
+u_char *
+ngx_umami_redis_address(ngx_umami_redis_t *redis, u_char *p, u_char *last)
+{
+    ngx_umami_peer_t  *peer;
+
+    if (redis->sentinel) {
+        return ngx_slprintf(p, last, "%V", &redis->primary);
+    }
+
+    peer = &redis->link.peer;
+
+    return (peer->host.len && peer->host.data[0] == '/')
+           ? ngx_slprintf(p, last, "%V", &peer->host)
+           : ngx_slprintf(p, last, "%V:%d", &peer->host, (int) peer->port);
 }
 
 

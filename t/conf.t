@@ -169,6 +169,7 @@ for (['127.0.0.1', 'has no scheme'],
     ['redis://127.0.0.1/one', 'has a database that is not a number'],
     ['redis://127.0.0.1:70000', 'has an invalid port'],
     ['redis://me@127.0.0.1', 'names a user without a password'],
+    ['redis://me:@127.0.0.1', 'names a user without a password'],
     ['redis://127.0.0.1?verify=off', 'has an invalid parameter "verify"'],
     ['redis://:pass-word?x@127.0.0.1', 'has a "?" before an "@"'],
     ['redis://:pass-word@a,b', 'names several hosts'],
@@ -888,10 +889,120 @@ refused(conf(location => 'umami_script;', '= /script.js')
 good(location => "umami_heartbeat$_;") for '', map { " fail_after=$_" }
     qw/ 120s 2m 0 1h30m /;
 bad(location => "umami_heartbeat $_;", "invalid \"$_\" in \"umami_heartbeat\", "
-    . 'it takes "fail_after=" with a time, as in "fail_after=120s"')
-    for qw/ 120s fail_after= fail_after=x deep f /;
+    . 'it takes "fail_after=" with a time, as in "fail_after=120s", "drain=" '
+    . 'with the path of a file, and "detail"')
+    for qw/ 120s fail_after= fail_after=x drain= deep f /;
+good(location => "umami_heartbeat $_;") for 'drain=a/file', 'detail',
+    'detail drain=/nowhere/drain fail_after=0';
+bad(location => "umami_heartbeat $_ $_;", "\"$_\" in \"umami_heartbeat\" is "
+    . 'duplicate, remove one') for qw{ fail_after=0 drain=/nowhere detail };
 bad(location => 'umami_heartbeat; umami_heartbeat;',
     '"umami_heartbeat" directive is duplicate');
+
+# umami_health_check: each parameter, whose it is, its range, contradictions
+
+{
+    my %needs = (umami => '', 'umami-write' => '', script => '', beacons => '',
+        'user-agent' => '', postgres => 'umami_postgres '
+        . 'postgresql://u:x@127.0.0.1:1/d;', redis =>
+        'umami_redis redis://127.0.0.1:1;', edge => 'umami_client cloudfront '
+        . 'secret=0123456789abcdef;');
+    my @probes = qw/ umami umami-write postgres redis /;
+    my $location = 'umami_heartbeat; } location = /s.js { umami_script; } '
+        . 'location = /send { umami_beacon; proxy_pass http://umami;';
+
+    my $with = sub {
+        my ($name, $text) = @_;
+        return conf(location => $location) =~ s/(?=\bupstream umami)/
+            $needs{$name} umami_health_check $name $text; /r;
+    };
+
+    my $refused = sub {
+        my ($name, $text, $why) = @_;
+        refused($with->($name, $text), $why, "umami_health_check $name $text");
+    };
+
+    my $accepted = sub {
+        my ($name, $text) = @_;
+        my ($ok, $err) = $t->check_conf($with->($name, $text));
+        ok($ok, "umami_health_check $name $text") or diag($err);
+    };
+
+    my $website = 'website=b59e9c65-ae32-47f1-8400-119fcf4861c4';
+    $accepted->($_, 'interval=1s rise=3 fall=2 max_age=10s jitter=0% required '
+        . ($_ eq 'umami-write' ? $website : '')) for sort keys %needs;
+    $accepted->($_, 'off') for sort keys %needs;
+    $accepted->('umami', 'timeout=10ms interval=100ms optional jitter=50%');
+    $accepted->('umami-write', 'website=none parked=1s');
+    $accepted->('postgres', 'schema migration connections=100% parked=1d');
+    $accepted->('redis', 'write');
+    $accepted->('script', 'age=1s');
+    $accepted->('beacons', 'window=1s share=1% events=1000000');
+
+    my $ms = 'a time from 100ms to 1h';
+
+    for (['umami', 'interval=99ms', $ms], ['umami', 'interval=61m', $ms],
+        ['umami', 'interval=', $ms], ['redis', 'timeout=9ms',
+        'a time from 10ms to 1m'], ['redis', 'rise=0', 'a number from 1 to 100'],
+        ['redis', 'fall=101', 'a number from 1 to 100'],
+        ['redis', 'jitter=51%', '"0%" to "50%"'],
+        ['redis', 'jitter=5', '"0%" to "50%"'],
+        ['postgres', 'connections=0%', '"1%" to "100%"'],
+        ['postgres', 'parked=999ms', 'a time from 1s to 1d'],
+        ['umami-write', 'website=', 'the id of a website, or "none"'],
+        ['umami-write', 'website=b59e9c65', 'the id of a website, or "none"'],
+        ['umami-write', 'website=b59e9c65-ae32-47f1-8400-119fcf4861cg',
+            'the id of a website, or "none"'],
+        ['script', 'age=0', 'a time from 1s to 1d'],
+        ['beacons', 'share=101%', '"1%" to "100%"'],
+        ['beacons', 'events=0', 'a number from 1 to 1000000'])
+    {
+        my ($name, $text, $why) = @$_;
+        $refused->($name, $text,
+            qq{invalid "$text" in "umami_health_check $name", $why});
+    }
+
+    $refused->(@$_, qq{unknown "$_->[1]" in "umami_health_check $_->[0]", it }
+        . 'takes "interval=", ') for ['umami', 'schema'], ['redis', 'schema'],
+        ['beacons', 'timeout=1s'], ['redis', 'parked=1h'], ['umami', 'x'],
+        ['umami', 'requiredx'], ['script', 'write'], ['umami', 'interval'];
+
+    $refused->('umami', 'required optional', 'invalid "optional" in '
+        . '"umami_health_check umami", it is required or optional, not both');
+    $refused->('umami', 'rise=2 rise=3', '"rise=3" in "umami_health_check umami" '
+        . 'is duplicate, remove one');
+    $refused->('umami', 'off required', 'unknown "off" in');
+    $refused->('umami', 'timeout=3s interval=2s', 'the timeout of '
+        . '"umami_health_check umami" is longer than its interval: 3000 ms, '
+        . '2000 ms');
+    $refused->('umami', 'interval=1s timeout=500ms max_age=1600ms jitter=10%',
+        'the max_age of "umami_health_check umami" is too short: with its '
+        . 'interval, jitter and timeout a result may be 1600 ms old');
+    $accepted->('umami', 'interval=1s timeout=500ms max_age=1601ms jitter=10%');
+
+    $refused->('umami', '; umami_health_check umami',
+        '"umami_health_check umami" is given twice, remove one');
+    refused(conf(http => 'umami_health_check umamis;'), 'unknown check "umamis" '
+        . 'in "umami_health_check", there are "umami", "umami-write"', 'a name');
+
+    for (['umami', '"umami_upstream"', ''], ['postgres', '"umami_postgres"'],
+        ['redis', '"umami_redis"'], ['script', '"umami_script"'],
+        ['beacons', '"umami_beacon"'], ['user-agent', '"umami_beacon"'],
+        ['edge', '"umami_client cloudfront"'], ['umami-write',
+            '"website=", or "umami_postgres" to find one'])
+    {
+        my ($name, $what, $upstream) = @$_;
+        my $text = conf(http => "umami_health_check $name;")
+            =~ s/umami_beacon[^;]*;//gr;
+        $text =~ s/umami_upstream.*// if defined $upstream;
+        refused($text, "\"umami_health_check $name\" needs $what",
+            "$name without what it looks at");
+    }
+
+    refused(conf(http => "$needs{postgres} umami_health_check postgres "
+        . 'parked=1h;'), '"umami_health_check postgres" needs "umami_beacon" '
+        . 'for "parked="', 'parked without traffic');
+}
 
 good(location => 'umami_metrics;');
 bad(location => 'umami_metrics on;', 'invalid number of arguments');
@@ -921,6 +1032,7 @@ my %levels = (
     'umami_script_refresh 1m' => [qw/ http /],
     'umami_script_store store' => [qw/ http /],
     'umami_heartbeat' => [qw/ location /],
+    'umami_health_check umami' => [qw/ http /],
     'umami_metrics' => [qw/ location /],
 );
 
@@ -932,7 +1044,7 @@ for my $text (sort keys %levels) {
         bad($level => "$text;", "\"$name\" directive is not allowed here");
     }
 
-    next if $name =~ /beacon|script|heartbeat|metrics/;
+    next if $name =~ /beacon|script|heartbeat|health|metrics/;
     my $arguments = "invalid number of arguments in \"$name\" directive";
     bad($levels{$text}[0] => "$name;", $arguments);
     bad($levels{$text}[0] => "$text a b;", $arguments)
@@ -1099,13 +1211,15 @@ for (@files) {
     }
 }
 
-# each line of the language is in the production file, in this order
+# each word of the language is in the production file, in this order
 
 {
-    my @lines = map { split ' ', $_ =~ s/ *#.*//r } $production =~ /^(.*)$/mg;
+    my $words = sub { return map { split ' ', $_ =~ s/ *#.*//r =~ s/;/ ;/gr }
+        $_[0] =~ /^(.*)$/mg };
+    my @lines = $words->($production);
     my $at = 0;
 
-    for my $word (map { split ' ', $_ =~ s/ *#.*//r } $design =~ /^(.*)$/mg) {
+    for my $word ($words->($design)) {
         next if $word eq '127.0.0.1:%%PORT_0%%';
         $at++ while $at < @lines && $lines[$at] ne $word;
         last if $at++ == @lines;

@@ -448,7 +448,7 @@ sub scripts {
     $learn->($first) if $command eq 'EVAL';
     return $mode{noscript}{reply}
         if $command eq 'EVALSHA' && !-e $known->($first);
-    return value(1) if ($args[1] // '') =~ /^umami:\{tasks\}/;
+    return value(1) if ($args[1] // '') =~ /^umami:\{(?:tasks|health)\}/;
     return value($self->controlled('script') // 1);
 }
 
