@@ -118,6 +118,7 @@ typedef struct {
 
     ngx_flag_t                  content;    /* the answer is made here */
     ngx_flag_t                  json;       /* errors are told in JSON */
+    ngx_flag_t                  readable;   /* by any page, without a policy */
     ngx_flag_t                  body;       /* beacons have one */
     ngx_flag_t                  identity;   /* one address is told to Umami */
     ngx_flag_t                  uncached;   /* nobody may keep an answer */
@@ -364,6 +365,7 @@ ngx_int_t ngx_http_umami_cors_begin(ngx_http_request_t *r);
 ngx_int_t ngx_http_umami_cors_step(ngx_http_request_t *r,
     ngx_http_umami_ctx_t *ctx);
 ngx_int_t ngx_http_umami_cors_headers(ngx_http_request_t *r);
+ngx_int_t ngx_http_umami_cors_readable(ngx_http_request_t *r);
 
 ngx_int_t ngx_http_umami_client_step(ngx_http_request_t *r,
     ngx_http_umami_ctx_t *ctx);

@@ -419,6 +419,13 @@ for (['null', 'is what any sandboxed page sends, and can not be allowed'],
     ["https://\xe4\xbe\x8b\xe3\x81\x88.\xe3\x83\x86\xe3\x82\xb9\xe3\x83\x88",
         '...write "https://xn--r8jz45g.xn--zckzah"'],
     ["https://\xf0\x9f\x98\x80.example", '...write "https://xn--e28h.example"'],
+    (map { ["https://$_.example", 'has non-ASCII letters: browsers send '
+        . 'punycode, write the name as "xn--..."'] }
+        "u\xcc\x88", "\xc5\x81", "\xef\xbd\x81", "\xe2\x93\x94",
+        "a\xe3\x80\x82b", "\xef\xac\x81"),
+    ["https://\xc5\x82.example", '...write "https://xn--tfa.example"'],
+    ['https://example.com,https://example.org', 'has "," in it: write origins '
+        . 'one after another, each in its own word'],
     ["https://a\xff.example", 'has non-ASCII letters: browsers send '
         . 'punycode, write the name as "xn--..."'],
     ["https://b\xc3\xbccher.example/", 'has a path or a trailing slash'],
@@ -452,6 +459,10 @@ for (['null', 'is what any sandboxed page sends, and can not be allowed'],
     bad(location => "umami_cors $origin;",
         "the origin \"$origin\" in \"umami_cors\" $why");
 }
+
+bad(location => "umami_cors 'https://a.example https://b.example';",
+    'the origin "https://a.example https://b.example" in "umami_cors" has " " '
+    . 'in it: write origins one after another, without quotes');
 
 bad(http => "umami_cors https://a.example $_ https://a.example;",
     'the origin "https://a.example" in "umami_cors" is duplicate, remove one')
@@ -774,6 +785,9 @@ good(location => 'umami_script source=/my%20script.js;', "= '/my script.js'");
 good(location => 'umami_script source=/' . 'x' x 36 . ';');
 bad(location => 'umami_script source=/' . 'x' x 37 . ';', 'the paths "source=/x'
     . '...in "umami_script" are too long: they may have 37 characters together');
+bad(location => "umami_script $_ $_;", "\"$_\" in \"umami_script\" is "
+    . 'duplicate, remove one', '/script.') for 'source=/x', 'collect=/x',
+    'endpoint=/x', 'fallback=/x', 'versioned', 'grace=1d';
 
 good(location => "umami_script $_;", '= /script.js') for 'collect=/a',
     'collect=/api/a-b_c.d~e endpoint=/x', 'source=/s.js collect=/a1/b2';
@@ -814,6 +828,11 @@ good(location => "umami_script fallback=$here/tracker.js;", '= /script.js');
 good(location => "umami_script fallback=$here/tracker.js collect=/in;",
     '= /script.js');
 
+# files of a ConfigMap are links
+
+symlink 'tracker.js', "$here/link.js" or die "link.js: $!\n";
+good(location => "umami_script fallback=$here/link.js;", '= /script.js');
+
 for (['missing.js', 'cannot be opened'], ['', 'is not a regular file'],
     ['page.js', 'a page of HTML'], ['short.js', 'too short for a tracker'],
     ['none.js', 'without the path that events are sent to'],
@@ -841,6 +860,8 @@ bad(location => "umami_script_cache $_;", "unknown \"$_\" in "
 bad(location => "umami_script_cache $_;", "invalid \"$_\" in "
     . '"umami_script_cache", it takes a time, as in "')
     for qw/ max_age= max_age=off s_maxage=x stale_if_error=-1 /;
+bad(location => 'umami_script_cache max_age=1 s_maxage=1 max_age=2;',
+    '"max_age=2" in "umami_script_cache" is duplicate, remove one');
 bad(location => 'umami_script_cache max_age=1; umami_script_cache max_age=1;',
     '"umami_script_cache" directive is duplicate');
 
