@@ -27,6 +27,9 @@
 #include "ngx_umami_store.h"
 
 
+#define NGX_UMAMI_VERSION  "0.1.0"
+
+
 /* nginx 1.23.0 made lists of equal headers out of arrays of pointers */
 
 #define NGX_HTTP_UMAMI_LINKED_HEADERS  (nginx_version >= 1023000)
@@ -273,6 +276,7 @@ struct ngx_http_umami_ctx_s {
     ngx_http_umami_verdict_t   *verdicts;
     ngx_uint_t                  nverdicts;
     void                       *verdict_conf;
+    uint64_t                    redis_time;  /* microseconds, the longest */
     ngx_uint_t                  exposed;    /* headers that CORS tells of */
 
     /* queue */
@@ -293,6 +297,7 @@ struct ngx_http_umami_ctx_s {
 
     /* answer: why it is refused, and what is told with it */
     ngx_uint_t                  reason;
+    ngx_str_t                   code;       /* that was told, or is */
     ngx_uint_t                  status;
     ngx_uint_t                  retry_after;  /* seconds, 0: not told */
     ngx_str_t                   allow;
@@ -438,6 +443,11 @@ ngx_int_t ngx_http_umami_forward_step(ngx_http_request_t *r,
     ngx_http_umami_ctx_t *ctx);
 ngx_int_t ngx_http_umami_forward_subrequest(ngx_http_request_t *r);
 void ngx_http_umami_forward_cleanup(ngx_http_umami_ctx_t *ctx);
+
+
+/* of a request that ends: what Umami made of it, and in which time */
+void ngx_http_umami_metrics_count(ngx_http_request_t *r,
+    ngx_http_umami_ctx_t *ctx);
 
 
 /* whole seconds until there may be a script, at least one */

@@ -204,6 +204,7 @@ ngx_http_umami_refuse(ngx_http_request_t *r, ngx_http_umami_ctx_t *ctx,
     ngx_uint_t reason, ngx_uint_t status)
 {
     ngx_http_umami_main_conf_t         *umcf;
+    ngx_http_umami_answer_text_t        text;
     ngx_http_umami_answer_main_conf_t  *uamcf;
 
     umcf = ngx_http_get_module_main_conf(r, ngx_umami_module);
@@ -211,7 +212,10 @@ ngx_http_umami_refuse(ngx_http_request_t *r, ngx_http_umami_ctx_t *ctx,
 
     ngx_umami_stats_add(umcf->stats, uamcf->counters[reason], 1);
 
+    ngx_http_umami_answer_reason(reason, &text);
+
     ctx->reason = reason;
+    ctx->code = text.code;
     ctx->status = status;
     ctx->keepalive = r->keepalive ? 1 : 0;
 
@@ -223,7 +227,14 @@ ngx_int_t
 ngx_http_umami_answer(ngx_http_request_t *r, ngx_str_t *reason,
     ngx_str_t *json)
 {
-    ngx_http_complex_value_t  cv;
+    ngx_http_umami_ctx_t      *ctx;
+    ngx_http_complex_value_t   cv;
+
+    ctx = ngx_http_umami_get_ctx(r);
+
+    if (ctx) {
+        ctx->code = *reason;
+    }
 
     if (ngx_http_umami_add_header(r, &ngx_http_umami_answer_header_cache,
                                   &ngx_http_umami_answer_no_store)
@@ -339,6 +350,8 @@ ngx_http_umami_answer_error(ngx_http_request_t *r, ngx_http_umami_ctx_t *ctx)
     }
 
     ngx_http_umami_answer_find(r, ctx->reason, &text);
+
+    ctx->code = text.code;
 
     len = sizeof("{\"error\":{\"code\":\"\",\"message\":\"\",\"status\":}}") - 1
           + text.code.len + text.message.len + NGX_INT_T_LEN;

@@ -217,6 +217,7 @@ ngx_http_umami_limit_ask(ngx_http_request_t *r,
         *arg++ = ngx_http_umami_limit_flags[lctx->limits[i]->dry_run];
     }
 
+    group->asked = ngx_umami_stats_clock();
     group->op = ngx_umami_redis_eval(umcf->redis, ulmcf->script, group->n,
                                      arg - args, args, umcf->limit_timeout,
                                      ngx_http_umami_limit_reply, group,
@@ -247,6 +248,7 @@ ngx_http_umami_limit_reply(void *data, ngx_umami_redis_reply_t *reply)
     group->op = NULL;
 
     ngx_http_umami_limit_result(r, reply->reason);
+    ngx_http_umami_limit_time(r, group->asked);
 
     refused = 0;
 

@@ -7,7 +7,20 @@
 #include <ngx_config.h>
 #include <ngx_core.h>
 #include <ngx_http.h>
-#include "ngx_http_umami.h"
+#include "ngx_http_umami_metrics.h"
+
+
+/* of the answers to beacons: those that were not sent, and 1xx to 5xx */
+#define NGX_HTTP_UMAMI_METRICS_CLASSES  6
+
+
+typedef struct {
+    ngx_uint_t   times;       /* a histogram */
+    ngx_uint_t   build;
+    ngx_uint_t   generation;
+    ngx_uint_t   loaded;
+    ngx_uint_t   answers;     /* the first of the classes' */
+} ngx_http_umami_metrics_main_conf_t;
 
 
 typedef struct {
@@ -16,9 +29,9 @@ typedef struct {
 
 
 static ngx_int_t ngx_http_umami_metrics_handler(ngx_http_request_t *r);
-static size_t ngx_http_umami_metrics_size(ngx_umami_stats_t *stats);
-static u_char *ngx_http_umami_metrics_text(ngx_umami_stats_t *stats,
-    u_char *p);
+static ngx_int_t ngx_http_umami_metrics_add_counters(ngx_conf_t *cf);
+static ngx_int_t ngx_http_umami_metrics_init_module(ngx_cycle_t *cycle);
+static void *ngx_http_umami_metrics_create_main_conf(ngx_conf_t *cf);
 static void *ngx_http_umami_metrics_create_loc_conf(ngx_conf_t *cf);
 static char *ngx_http_umami_metrics_merge_loc_conf(ngx_conf_t *cf,
     void *parent, void *child);
@@ -31,6 +44,48 @@ static char *ngx_http_umami_metrics(ngx_conf_t *cf, ngx_command_t *cmd,
 static ngx_str_t  ngx_http_umami_metrics_type =
     ngx_string("text/plain; version=0.0.4; charset=utf-8");
 static ngx_str_t  ngx_http_umami_metrics_allow = ngx_string("GET, HEAD");
+
+
+static ngx_umami_stats_family_t  ngx_http_umami_metrics_answers = {
+    ngx_string("umami_answers_total"),
+    ngx_string("Answers to beacons by the class of their status."), 0
+};
+
+
+static ngx_str_t  ngx_http_umami_metrics_classes[] = {
+    ngx_string("status=\"none\""), ngx_string("status=\"1xx\""),
+    ngx_string("status=\"2xx\""), ngx_string("status=\"3xx\""),
+    ngx_string("status=\"4xx\""), ngx_string("status=\"5xx\"")
+};
+
+
+static ngx_umami_stats_family_t  ngx_http_umami_metrics_times = {
+    ngx_string("umami_upstream_seconds"),
+    ngx_string("Time that Umami took to answer a beacon."), 3
+};
+
+
+static ngx_umami_stats_family_t  ngx_http_umami_metrics_build = {
+    ngx_string("umami_build_info"),
+    ngx_string("The versions of the module and of nginx, always 1."), 1
+};
+
+
+static ngx_str_t  ngx_http_umami_metrics_version =
+    ngx_string("version=\"" NGX_UMAMI_VERSION "\",nginx=\"" NGINX_VERSION
+               "\"");
+
+
+static ngx_umami_stats_family_t  ngx_http_umami_metrics_generation = {
+    ngx_string("umami_config_generation"),
+    ngx_string("Configurations that were taken into use, 1 after a start."), 1
+};
+
+
+static ngx_umami_stats_family_t  ngx_http_umami_metrics_loaded = {
+    ngx_string("umami_config_loaded_seconds"),
+    ngx_string("When that happened last, in seconds since 1970."), 1
+};
 
 
 static ngx_command_t  ngx_http_umami_metrics_commands[] = {
@@ -47,10 +102,10 @@ static ngx_command_t  ngx_http_umami_metrics_commands[] = {
 
 
 static ngx_http_module_t  ngx_http_umami_metrics_module_ctx = {
-    NULL,                                  /* preconfiguration */
+    ngx_http_umami_metrics_add_counters,   /* preconfiguration */
     NULL,                                  /* postconfiguration */
 
-    NULL,                                  /* create main configuration */
+    ngx_http_umami_metrics_create_main_conf, /* create main configuration */
     NULL,                                  /* init main configuration */
 
     NULL,                                  /* create server configuration */
@@ -67,7 +122,7 @@ ngx_module_t  ngx_http_umami_metrics_module = {
     ngx_http_umami_metrics_commands,       /* module directives */
     NGX_HTTP_MODULE,                       /* module type */
     NULL,                                  /* init master */
-    NULL,                                  /* init module */
+    ngx_http_umami_metrics_init_module,    /* init module */
     NULL,                                  /* init process */
     NULL,                                  /* init thread */
     NULL,                                  /* exit thread */
@@ -108,12 +163,11 @@ ngx_http_umami_metrics_handler(ngx_http_request_t *r)
 
     umcf = ngx_http_get_module_main_conf(r, ngx_umami_module);
 
-    b = ngx_create_temp_buf(r->pool, ngx_http_umami_metrics_size(umcf->stats));
+    b = ngx_http_umami_metrics_text(r->pool, umcf->stats);
     if (b == NULL) {
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
-    b->last = ngx_http_umami_metrics_text(umcf->stats, b->last);
     b->last_buf = (r == r->main) ? 1 : 0;
     b->last_in_chain = 1;
 
@@ -135,72 +189,134 @@ ngx_http_umami_metrics_handler(ngx_http_request_t *r)
 }
 
 
-static size_t
-ngx_http_umami_metrics_size(ngx_umami_stats_t *stats)
+void
+ngx_http_umami_metrics_count(ngx_http_request_t *r, ngx_http_umami_ctx_t *ctx)
 {
-    size_t                      len;
-    ngx_uint_t                  i;
-    ngx_umami_stats_counter_t  *counter;
+    uint64_t                             time;
+    ngx_uint_t                           i, class;
+    ngx_http_umami_loc_conf_t           *ulcf;
+    ngx_http_upstream_state_t           *state;
+    ngx_http_umami_main_conf_t          *umcf;
+    ngx_http_umami_metrics_main_conf_t  *ummcf;
 
-    len = 0;
-    counter = stats->counters.elts;
+    ulcf = ngx_http_get_module_loc_conf(r, ngx_http_umami_request_module);
 
-    for (i = 0; i < stats->counters.nelts; i++) {
-        len += sizeof("# HELP  \n# TYPE  counter\n{} \n") + NGX_INT64_LEN
-               + counter[i].family->name.len * 3 + counter[i].family->help.len
-               + counter[i].labels.len;
+    if (!((ctx->taken | ulcf->steps) & NGX_HTTP_UMAMI_BEACON)
+        || ctx->preflight)
+    {
+        return;
     }
 
-    return len + 1;
+    umcf = ngx_http_get_module_main_conf(r, ngx_umami_module);
+    ummcf = ngx_http_get_module_main_conf(r, ngx_http_umami_metrics_module);
+
+    class = r->headers_out.status / 100;
+
+    if (class >= NGX_HTTP_UMAMI_METRICS_CLASSES || r->header_sent == 0) {
+        class = 0;
+    }
+
+    ngx_umami_stats_add(umcf->stats, ummcf->answers + class, 1);
+
+    if (r->upstream_states == NULL) {
+        return;
+    }
+
+    state = r->upstream_states->elts;
+    time = 0;
+
+    for (i = 0; i < r->upstream_states->nelts; i++) {
+        if (state[i].response_time != (ngx_msec_t) -1) {
+            time += state[i].response_time;
+        }
+    }
+
+    ngx_umami_stats_observe(umcf->stats, ummcf->times, time * 1000);
 }
 
 
-static u_char *
-ngx_http_umami_metrics_text(ngx_umami_stats_t *stats, u_char *p)
+static ngx_int_t
+ngx_http_umami_metrics_add_counters(ngx_conf_t *cf)
 {
-    ngx_uint_t                  i, j;
-    ngx_umami_stats_family_t   *family;
-    ngx_umami_stats_counter_t  *counter;
+    ngx_int_t                            n[5];
+    ngx_str_t                            none;
+    ngx_uint_t                           i;
+    ngx_umami_stats_t                   *stats;
+    ngx_http_umami_main_conf_t          *umcf;
+    ngx_http_umami_metrics_main_conf_t  *ummcf;
 
-    counter = stats->counters.elts;
+    umcf = ngx_http_conf_get_module_main_conf(cf, ngx_umami_module);
+    ummcf = ngx_http_conf_get_module_main_conf(cf,
+                                               ngx_http_umami_metrics_module);
+    stats = umcf->stats;
 
-    for (i = 0; i < stats->counters.nelts; i++) {
+    ngx_str_null(&none);
 
-        family = counter[i].family;
+    n[0] = ngx_umami_stats_histogram(stats, &ngx_http_umami_metrics_times);
+    n[1] = ngx_umami_stats_register(stats, &ngx_http_umami_metrics_build,
+                                    &ngx_http_umami_metrics_version);
+    n[2] = ngx_umami_stats_register(stats, &ngx_http_umami_metrics_generation,
+                                    &none);
+    n[3] = ngx_umami_stats_register(stats, &ngx_http_umami_metrics_loaded,
+                                    &none);
+    n[4] = 0;
 
-        /* the lines of a family stand together, where its first one does */
+    for (i = 0; i < NGX_HTTP_UMAMI_METRICS_CLASSES && n[4] != NGX_ERROR; i++) {
 
-        for (j = 0; j < i; j++) {
-            if (counter[j].family == family) {
-                break;
-            }
-        }
-
-        if (j < i) {
-            continue;
-        }
-
-        p = ngx_sprintf(p, "# HELP %V %V\n# TYPE %V %s\n", &family->name,
-                        &family->help, &family->name,
-                        family->gauge ? "gauge" : "counter");
-
-        for ( /* void */ ; j < stats->counters.nelts; j++) {
-
-            if (counter[j].family != family) {
-                continue;
-            }
-
-            p = ngx_cpymem(p, family->name.data, family->name.len);
-
-            if (counter[j].labels.len) {
-                p = ngx_sprintf(p, "{%V}", &counter[j].labels);
-            }
-
-            p = ngx_sprintf(p, " %uA\n", ngx_umami_stats_sum(stats, j));
+        n[4] = ngx_umami_stats_register(stats, &ngx_http_umami_metrics_answers,
+                                        &ngx_http_umami_metrics_classes[i]);
+        if (i == 0) {
+            ummcf->answers = n[4];
         }
     }
 
-    return p;
+    for (i = 0; i < 5; i++) {
+        if (n[i] == NGX_ERROR) {
+            return NGX_ERROR;
+        }
+    }
+
+    ummcf->times = n[0];
+    ummcf->build = n[1];
+    ummcf->generation = n[2];
+    ummcf->loaded = n[3];
+
+    return NGX_OK;
+}
+
+
+/* in the master, once for each configuration that is taken into use */
+
+static ngx_int_t
+ngx_http_umami_metrics_init_module(ngx_cycle_t *cycle)
+{
+    ngx_umami_stats_t                   *stats;
+    ngx_http_umami_main_conf_t          *umcf;
+    ngx_http_umami_metrics_main_conf_t  *ummcf;
+
+    umcf = ngx_http_cycle_get_module_main_conf(cycle, ngx_umami_module);
+
+    if (umcf == NULL || !umcf->enabled) {
+        return NGX_OK;
+    }
+
+    ummcf = ngx_http_cycle_get_module_main_conf(cycle,
+                                               ngx_http_umami_metrics_module);
+    stats = umcf->stats;
+
+    ngx_umami_stats_set(stats, ummcf->build, 1);
+    ngx_umami_stats_set(stats, ummcf->loaded, ngx_time());
+    ngx_umami_stats_set(stats, ummcf->generation,
+                        ngx_umami_stats_value(stats, ummcf->generation) + 1);
+
+    return NGX_OK;
+}
+
+
+static void *
+ngx_http_umami_metrics_create_main_conf(ngx_conf_t *cf)
+{
+    return ngx_pcalloc(cf->pool, sizeof(ngx_http_umami_metrics_main_conf_t));
 }
 
 
