@@ -22,6 +22,7 @@
 #include "ngx_umami_redis.h"
 #include "ngx_umami_rule.h"
 #include "ngx_umami_script.h"
+#include "ngx_umami_sight.h"
 #include "ngx_umami_sites.h"
 #include "ngx_umami_stats.h"
 #include "ngx_umami_store.h"
@@ -60,6 +61,7 @@ typedef struct {
     ngx_umami_stats_t          *stats;
     ngx_umami_store_t          *store;
     ngx_umami_local_t          *local;
+    ngx_umami_sight_t          *sight;         /* for a status page, or NULL */
 
     /* NULL where the directive is absent */
     ngx_umami_fetch_origin_t   *upstream;
@@ -447,6 +449,18 @@ void ngx_http_umami_forward_cleanup(ngx_http_umami_ctx_t *ctx);
 
 /* of a request that ends: what Umami made of it, and in which time */
 void ngx_http_umami_metrics_count(ngx_http_request_t *r,
+    ngx_http_umami_ctx_t *ctx);
+
+
+/* the code of a reason */
+const ngx_str_t *ngx_http_umami_reason(ngx_uint_t reason);
+
+/* who was refused is remembered for the status page */
+void ngx_http_umami_sight_refused(ngx_http_request_t *r,
+    ngx_http_umami_ctx_t *ctx);
+
+/* ctx->client_id, or NGX_DECLINED: there is no address */
+ngx_int_t ngx_http_umami_client_id(ngx_http_request_t *r,
     ngx_http_umami_ctx_t *ctx);
 
 

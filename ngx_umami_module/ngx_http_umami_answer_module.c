@@ -204,7 +204,6 @@ ngx_http_umami_refuse(ngx_http_request_t *r, ngx_http_umami_ctx_t *ctx,
     ngx_uint_t reason, ngx_uint_t status)
 {
     ngx_http_umami_main_conf_t         *umcf;
-    ngx_http_umami_answer_text_t        text;
     ngx_http_umami_answer_main_conf_t  *uamcf;
 
     umcf = ngx_http_get_module_main_conf(r, ngx_umami_module);
@@ -212,12 +211,14 @@ ngx_http_umami_refuse(ngx_http_request_t *r, ngx_http_umami_ctx_t *ctx,
 
     ngx_umami_stats_add(umcf->stats, uamcf->counters[reason], 1);
 
-    ngx_http_umami_answer_reason(reason, &text);
-
     ctx->reason = reason;
-    ctx->code = text.code;
+    ctx->code = *ngx_http_umami_reason(reason);
     ctx->status = status;
     ctx->keepalive = r->keepalive ? 1 : 0;
+
+    if (umcf->sight) {
+        ngx_http_umami_sight_refused(r, ctx);
+    }
 
     return status;
 }
@@ -515,6 +516,15 @@ ngx_http_umami_answer_find(ngx_http_request_t *r, ngx_uint_t reason,
     {
         *text = ngx_http_umami_answer_umami[0];
     }
+}
+
+
+const ngx_str_t *
+ngx_http_umami_reason(ngx_uint_t reason)
+{
+    return (reason < NGX_HTTP_UMAMI_BODY_REASONS)
+           ? &ngx_http_umami_answer_reasons[reason].code
+           : ngx_umami_body_code(reason - NGX_HTTP_UMAMI_BODY_REASONS);
 }
 
 

@@ -17,6 +17,15 @@
 extern ngx_module_t  ngx_http_umami_metrics_module;
 
 
+/* what the status page shows, of steps that are later than "since" */
+ngx_int_t ngx_http_umami_metrics_json(ngx_http_request_t *r, time_t since,
+    ngx_str_t *text);
+
+/* the page, and its policy; made once for a configuration */
+ngx_int_t ngx_http_umami_metrics_page(ngx_pool_t *pool, ngx_str_t *page,
+    ngx_str_t *policy);
+
+
 /* all counters in Prometheus' text format, version 0.0.4; NULL: no memory */
 ngx_buf_t *ngx_http_umami_metrics_text(ngx_pool_t *pool,
     ngx_umami_stats_t *stats);

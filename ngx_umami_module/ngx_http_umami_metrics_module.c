@@ -20,15 +20,30 @@ typedef struct {
     ngx_uint_t   generation;
     ngx_uint_t   loaded;
     ngx_uint_t   answers;     /* the first of the classes' */
+
+    ngx_str_t    page;
+    ngx_str_t    policy;
 } ngx_http_umami_metrics_main_conf_t;
 
 
+typedef enum {
+    NGX_HTTP_UMAMI_METRICS_OFF = 0,
+    NGX_HTTP_UMAMI_METRICS_PROMETHEUS,
+    NGX_HTTP_UMAMI_METRICS_JSON,
+    NGX_HTTP_UMAMI_METRICS_HTML
+} ngx_http_umami_metrics_format_e;
+
+
 typedef struct {
-    ngx_flag_t   enabled;
+    ngx_uint_t   format;
 } ngx_http_umami_metrics_loc_conf_t;
 
 
 static ngx_int_t ngx_http_umami_metrics_handler(ngx_http_request_t *r);
+static ngx_int_t ngx_http_umami_metrics_status(ngx_http_request_t *r,
+    ngx_uint_t format);
+static ngx_int_t ngx_http_umami_metrics_send(ngx_http_request_t *r,
+    ngx_buf_t *b);
 static ngx_int_t ngx_http_umami_metrics_add_counters(ngx_conf_t *cf);
 static ngx_int_t ngx_http_umami_metrics_init_module(ngx_cycle_t *cycle);
 static void *ngx_http_umami_metrics_create_main_conf(ngx_conf_t *cf);
@@ -37,12 +52,23 @@ static char *ngx_http_umami_metrics_merge_loc_conf(ngx_conf_t *cf,
     void *parent, void *child);
 static char *ngx_http_umami_metrics(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
+static char *ngx_http_umami_metrics_use_sight(ngx_conf_t *cf,
+    ngx_http_umami_main_conf_t *umcf);
 
 
 /* Prometheus' text format, version 0.0.4 */
 
 static ngx_str_t  ngx_http_umami_metrics_type =
     ngx_string("text/plain; version=0.0.4; charset=utf-8");
+
+
+static ngx_str_t  ngx_http_umami_metrics_headers[] = {
+    ngx_string("Content-Security-Policy"),
+    ngx_string("Cache-Control"), ngx_string("no-store"),
+    ngx_string("X-Content-Type-Options"), ngx_string("nosniff")
+};
+
+
 static ngx_str_t  ngx_http_umami_metrics_allow = ngx_string("GET, HEAD");
 
 
@@ -91,7 +117,7 @@ static ngx_umami_stats_family_t  ngx_http_umami_metrics_loaded = {
 static ngx_command_t  ngx_http_umami_metrics_commands[] = {
 
     { ngx_string("umami_metrics"),
-      NGX_HTTP_LOC_CONF|NGX_CONF_NOARGS,
+      NGX_HTTP_LOC_CONF|NGX_CONF_NOARGS|NGX_CONF_TAKE1,
       ngx_http_umami_metrics,
       NGX_HTTP_LOC_CONF_OFFSET,
       0,
@@ -135,11 +161,11 @@ ngx_module_t  ngx_http_umami_metrics_module = {
 static ngx_int_t
 ngx_http_umami_metrics_handler(ngx_http_request_t *r)
 {
-    ngx_buf_t                   *b;
-    ngx_int_t                    rc;
-    ngx_chain_t                  out;
-    ngx_http_umami_ctx_t        *ctx;
-    ngx_http_umami_main_conf_t  *umcf;
+    ngx_buf_t                           *b;
+    ngx_int_t                            rc;
+    ngx_http_umami_ctx_t                *ctx;
+    ngx_http_umami_main_conf_t          *umcf;
+    ngx_http_umami_metrics_loc_conf_t   *umlcf;
 
     if (!(r->method & (NGX_HTTP_GET|NGX_HTTP_HEAD))) {
 
@@ -162,19 +188,102 @@ ngx_http_umami_metrics_handler(ngx_http_request_t *r)
     }
 
     umcf = ngx_http_get_module_main_conf(r, ngx_umami_module);
+    umlcf = ngx_http_get_module_loc_conf(r, ngx_http_umami_metrics_module);
+
+    if (umlcf->format != NGX_HTTP_UMAMI_METRICS_PROMETHEUS) {
+        return ngx_http_umami_metrics_status(r, umlcf->format);
+    }
 
     b = ngx_http_umami_metrics_text(r->pool, umcf->stats);
     if (b == NULL) {
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
+    r->headers_out.content_type = ngx_http_umami_metrics_type;
+    r->headers_out.content_type_len = sizeof("text/plain") - 1;
+
+    return ngx_http_umami_metrics_send(r, b);
+}
+
+
+/* the page asks for its figures at its own address, with "?json" */
+
+static ngx_int_t
+ngx_http_umami_metrics_status(ngx_http_request_t *r, ngx_uint_t format)
+{
+    time_t                               since;
+    ngx_buf_t                           *b;
+    ngx_str_t                            text, value;
+    ngx_http_umami_metrics_main_conf_t  *ummcf;
+
+    ummcf = ngx_http_get_module_main_conf(r, ngx_http_umami_metrics_module);
+
+    b = ngx_calloc_buf(r->pool);
+    if (b == NULL) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    if (format == NGX_HTTP_UMAMI_METRICS_HTML
+        && !(r->args.len >= 4 && ngx_strncmp(r->args.data, "json", 4) == 0))
+    {
+        text = ummcf->page;
+
+        ngx_str_set(&r->headers_out.content_type, "text/html; charset=utf-8");
+        r->headers_out.content_type_len = sizeof("text/html") - 1;
+
+        if (ngx_http_umami_add_header(r, &ngx_http_umami_metrics_headers[0],
+                                      &ummcf->policy)
+            != NGX_OK)
+        {
+            return NGX_HTTP_INTERNAL_SERVER_ERROR;
+        }
+
+    } else {
+
+        since = 0;
+
+        if (ngx_http_arg(r, (u_char *) "since", 5, &value) == NGX_OK) {
+            since = ngx_atotm(value.data, value.len);
+            since = ngx_max(since, 0);
+        }
+
+        if (ngx_http_umami_metrics_json(r, since, &text) != NGX_OK) {
+            return NGX_HTTP_INTERNAL_SERVER_ERROR;
+        }
+
+        ngx_str_set(&r->headers_out.content_type, "application/json");
+        r->headers_out.content_type_len = r->headers_out.content_type.len;
+    }
+
+    if (ngx_http_umami_add_header(r, &ngx_http_umami_metrics_headers[1],
+                                  &ngx_http_umami_metrics_headers[2])
+        != NGX_OK
+        || ngx_http_umami_add_header(r, &ngx_http_umami_metrics_headers[3],
+                                     &ngx_http_umami_metrics_headers[4])
+           != NGX_OK)
+    {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    b->pos = text.data;
+    b->last = text.data + text.len;
+    b->memory = 1;
+
+    return ngx_http_umami_metrics_send(r, b);
+}
+
+
+static ngx_int_t
+ngx_http_umami_metrics_send(ngx_http_request_t *r, ngx_buf_t *b)
+{
+    ngx_int_t    rc;
+    ngx_chain_t  out;
+
     b->last_buf = (r == r->main) ? 1 : 0;
     b->last_in_chain = 1;
 
     r->headers_out.status = NGX_HTTP_OK;
     r->headers_out.content_length_n = b->last - b->pos;
-    r->headers_out.content_type = ngx_http_umami_metrics_type;
-    r->headers_out.content_type_len = sizeof("text/plain") - 1;
 
     rc = ngx_http_send_header(r);
 
@@ -337,7 +446,7 @@ ngx_http_umami_metrics_merge_loc_conf(ngx_conf_t *cf, void *parent,
 
     /* no steps, and no page of another origin reads it */
 
-    if (conf->enabled) {
+    if (conf->format) {
         ulcf = ngx_http_conf_get_module_loc_conf(cf,
                                                ngx_http_umami_request_module);
         ulcf->json = 1;
@@ -353,18 +462,67 @@ ngx_http_umami_metrics(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 {
     ngx_http_umami_metrics_loc_conf_t *umlcf = conf;
 
-    ngx_http_core_loc_conf_t  *clcf;
+    ngx_str_t                   *value;
+    ngx_http_core_loc_conf_t    *clcf;
+    ngx_http_umami_main_conf_t  *umcf;
 
-    if (umlcf->enabled) {
+    if (umlcf->format) {
         return "is duplicate";
     }
 
-    (void) ngx_http_umami_use(cf);
-
-    umlcf->enabled = 1;
+    umcf = ngx_http_umami_use(cf);
 
     clcf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_core_module);
     clcf->handler = ngx_http_umami_metrics_handler;
 
-    return NGX_CONF_OK;
+    umlcf->format = NGX_HTTP_UMAMI_METRICS_PROMETHEUS;
+
+    if (cf->args->nelts == 1) {
+        return NGX_CONF_OK;
+    }
+
+    value = cf->args->elts;
+
+    if (ngx_strcmp(value[1].data, "prometheus") == 0) {
+        return NGX_CONF_OK;
+    }
+
+    if (ngx_strcmp(value[1].data, "json") == 0) {
+        umlcf->format = NGX_HTTP_UMAMI_METRICS_JSON;
+
+    } else if (ngx_strcmp(value[1].data, "html") == 0) {
+        umlcf->format = NGX_HTTP_UMAMI_METRICS_HTML;
+
+    } else {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "invalid value \"%V\" in \"umami_metrics\", it is "
+                           "\"prometheus\", \"json\" or \"html\"", &value[1]);
+        return NGX_CONF_ERROR;
+    }
+
+    return ngx_http_umami_metrics_use_sight(cf, umcf);
+}
+
+
+static char *
+ngx_http_umami_metrics_use_sight(ngx_conf_t *cf,
+    ngx_http_umami_main_conf_t *umcf)
+{
+    ngx_http_umami_metrics_main_conf_t  *ummcf;
+
+    if (umcf->sight) {
+        return NGX_CONF_OK;
+    }
+
+    umcf->sight = ngx_pcalloc(cf->pool, sizeof(ngx_umami_sight_t));
+    if (umcf->sight == NULL) {
+        return NGX_CONF_ERROR;
+    }
+
+    ummcf = ngx_http_conf_get_module_main_conf(cf,
+                                               ngx_http_umami_metrics_module);
+
+    return (ngx_http_umami_metrics_page(cf->pool, &ummcf->page,
+                                        &ummcf->policy)
+            == NGX_OK) ? NGX_CONF_OK : NGX_CONF_ERROR;
 }

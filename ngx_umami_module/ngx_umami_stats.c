@@ -353,6 +353,82 @@ ngx_umami_stats_bound(ngx_uint_t bucket)
 }
 
 
+uint64_t
+ngx_umami_stats_figure(ngx_umami_stats_t *stats, const char *family,
+    const char *label, ngx_uint_t *found)
+{
+    uint64_t                    sum;
+    ngx_uint_t                  i;
+    ngx_umami_stats_counter_t  *counter;
+
+    sum = 0;
+    *found = 0;
+    counter = stats->counters.elts;
+
+    for (i = 0; i < stats->counters.nelts; i++) {
+
+        if (ngx_strcmp(counter[i].family->name.data, family) != 0
+            || (label && ngx_strnstr(counter[i].labels.data, (char *) label,
+                                     counter[i].labels.len)
+                         == NULL))
+        {
+            continue;
+        }
+
+        sum += ngx_umami_stats_sum(stats, i);
+        (*found)++;
+    }
+
+    return sum;
+}
+
+
+uint64_t
+ngx_umami_stats_percentile(ngx_umami_stats_t *stats,
+    const char *family, uint64_t *since, ngx_uint_t percent)
+{
+    uint64_t                    value, count, all;
+    ngx_uint_t                  i, n;
+    ngx_umami_stats_counter_t  *counter;
+    uint64_t                    counts[NGX_UMAMI_STATS_BUCKETS];
+
+    counter = stats->counters.elts;
+
+    for (i = 0; i < stats->counters.nelts; i++) {
+        if (ngx_strcmp(counter[i].family->name.data, family) == 0) {
+            break;
+        }
+    }
+
+    if (i == stats->counters.nelts) {
+        return 0;
+    }
+
+    all = 0;
+
+    for (n = 0; n < NGX_UMAMI_STATS_BUCKETS; n++) {
+        value = ngx_umami_stats_sum(stats, i + n);
+        counts[n] = value - since[n];
+        since[n] = value;
+        all += counts[n];
+    }
+
+    count = 0;
+
+    for (n = 0; all && n < NGX_UMAMI_STATS_BUCKETS - 1; n++) {
+        count += counts[n];
+
+        if (count * 100 >= all * percent) {
+            return ngx_umami_stats_buckets[n].bound;
+        }
+    }
+
+    /* beyond the last bound, of which twice as much is said */
+
+    return all ? 2 * ngx_umami_stats_bound(NGX_UMAMI_STATS_BUCKETS - 2) : 0;
+}
+
+
 /* one who was killed holds nothing, nor does the place that nobody took yet */
 
 static ngx_atomic_uint_t

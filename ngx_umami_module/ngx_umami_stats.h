@@ -94,5 +94,15 @@ void ngx_umami_stats_observe(ngx_umami_stats_t *stats, ngx_uint_t i,
 uint64_t ngx_umami_stats_clock(void);
 uint64_t ngx_umami_stats_bound(ngx_uint_t bucket);
 
+/*
+ * For who shows them: the sum of those counters of a family whose labels
+ * contain a text, and how many there are; and what is not less than "percent"
+ * of the times that came since, which are brought up to now.
+ */
+uint64_t ngx_umami_stats_figure(ngx_umami_stats_t *stats, const char *family,
+    const char *label, ngx_uint_t *found);
+uint64_t ngx_umami_stats_percentile(ngx_umami_stats_t *stats,
+    const char *family, uint64_t *since, ngx_uint_t percent);
+
 
 #endif /* _NGX_UMAMI_STATS_H_INCLUDED_ */

@@ -106,12 +106,8 @@ $t->run();
 }
 
 {
-    http_post('/api/send', $beacon, Origin => "https://evil.example/\"\\\n");
-    my ($line) = added(1);
-    is($line->{status}, 400, 'a header that is none') if $line;
-
     http_post('/api/send', $beacon, Origin => 'https://evil.example/"\\');
-    ($line) = added(1);
+    my ($line) = added(1);
     is($line->{reason}, 'origin-refused', 'an origin');
     is($line->{origin}, 'https://evil.example/"\\', 'is quoted');
     is($line->{website}, '', 'before the body is read');

@@ -286,7 +286,8 @@ return (
         my %known = map { %$_ } directives($tree), variables($tree), samples($tree);
 
         # the zones of shared memory, which nginx names in its messages
-        $known{$_} = 1 for qw/ umami_stats umami_store umami_sites umami_limit /;
+        $known{$_} = 1 for qw/ umami_stats umami_store umami_sites umami_limit
+            umami_sight /;
 
         my @found = each_document($tree, sub {
             my ($line) = @_;
@@ -394,7 +395,7 @@ return (
     },
     faults => [
         [ $reference, qr/(?<=    )umami_metrics;/, 'umami_metrics on;',
-          qr/docs.*invalid number of arguments/ ],
+          qr/docs.*invalid value "on"/ ],
         [ 'README.md', 'umami_metrics;', 'umami_number;',
           qr/README.*unknown directive/ ],
     ],
