@@ -118,7 +118,7 @@ static ngx_http_umami_sight_metric_t  ngx_http_umami_sight_metrics[] = {
 /* of a step's values, those that are counters; times follow them */
 
 static ngx_http_umami_sight_metric_t  ngx_http_umami_sight_series[] = {
-    { NULL, "umami_beacons_total", NULL, 0 },
+    { NULL, "umami_answers_total", "\"2xx\"", 0 },
     { NULL, "umami_refused_total", NULL, 0 },
     { NULL, "umami_answers_total", "\"5xx\"", 0 },
     { NULL, "umami_answers_total", NULL, 0 }
