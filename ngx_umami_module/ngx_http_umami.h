@@ -65,6 +65,7 @@ typedef struct {
 
     /* NULL where the directive is absent */
     ngx_umami_fetch_origin_t   *upstream;
+    ngx_str_t                   upstream_url;
     ngx_umami_redis_t          *redis;
     ngx_umami_postgres_t       *postgres;
     ngx_umami_sites_t          *sites;         /* together with postgres */
@@ -80,6 +81,9 @@ typedef struct {
     /* beacons by whose User-Agent they have, and by whether they are proven */
     ngx_umami_health_beacons_t  agents;
     ngx_umami_health_beacons_t  edge;
+    ngx_umami_health_beacons_t  answers;    /* of Umami to beacons */
+    ngx_umami_health_t         *health;     /* or NULL */
+    ngx_flag_t                  heartbeat;  /* some location has it */
     ngx_flag_t                  collects;   /* some location does */
     ngx_flag_t                  proves;     /* and some asks for a proof */
 
@@ -119,6 +123,7 @@ typedef struct {
 
     ngx_flag_t                  content;    /* the answer is made here */
     ngx_flag_t                  json;       /* errors are told in JSON */
+    ngx_flag_t                  readable;   /* by any page, without a policy */
     ngx_flag_t                  body;       /* beacons have one */
     ngx_flag_t                  identity;   /* one address is told to Umami */
     ngx_flag_t                  uncached;   /* nobody may keep an answer */
@@ -230,14 +235,19 @@ typedef struct ngx_http_umami_limit_group_s  ngx_http_umami_limit_group_t;
 /* one decision; lives in the request's pool, with the arrays behind it */
 
 typedef struct {
+
+    /* event ident must be after 3 pointers as in ngx_connection_t */
+
     ngx_http_umami_ctx_t          *ctx;
     ngx_array_t                   *rules;      /* those of the location */
+    ngx_umami_local_ask_t         *asks;
+    ngx_socket_t                   fd;
+
     ngx_msec_t                     time;       /* when it was asked */
     ngx_flag_t                     asked;
 
-    /* of each rule that applies */
+    /* of each rule that applies; "asks" as well */
     ngx_uint_t                     n;
-    ngx_umami_local_ask_t         *asks;
     ngx_http_umami_limit_t       **limits;
 
     /* lease */
@@ -245,6 +255,8 @@ typedef struct {
     ngx_uint_t                     waits;
     ngx_umami_redis_reason_e       reason;
     ngx_umami_lease_wait_t         wait;
+    ngx_msec_t                     deadline;   /* of all that it waits for */
+    ngx_event_t                    timer;      /* if it waits more than once */
 
     /* of the questions to Redis, one for each slot */
     ngx_http_umami_limit_group_t  *groups;
@@ -360,6 +372,7 @@ ngx_int_t ngx_http_umami_cors_begin(ngx_http_request_t *r);
 ngx_int_t ngx_http_umami_cors_step(ngx_http_request_t *r,
     ngx_http_umami_ctx_t *ctx);
 ngx_int_t ngx_http_umami_cors_headers(ngx_http_request_t *r);
+ngx_int_t ngx_http_umami_cors_readable(ngx_http_request_t *r);
 
 ngx_int_t ngx_http_umami_client_step(ngx_http_request_t *r,
     ngx_http_umami_ctx_t *ctx);
@@ -466,6 +479,10 @@ ngx_int_t ngx_http_umami_client_id(ngx_http_request_t *r,
 
 /* whole seconds until there may be a script, at least one */
 ngx_uint_t ngx_http_umami_script_retry(ngx_umami_script_t *script);
+
+
+/* check: Umami has answered a beacon, or nginx in its place */
+void ngx_http_umami_check_answered(ngx_http_request_t *r);
 
 
 /* answer: returns "status", counts, and leaves the words to the filters */

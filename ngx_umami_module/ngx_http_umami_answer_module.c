@@ -261,6 +261,7 @@ ngx_http_umami_answer(ngx_http_request_t *r, ngx_str_t *reason,
 static ngx_int_t
 ngx_http_umami_answer_header_filter(ngx_http_request_t *r)
 {
+    ngx_int_t                   rc;
     ngx_http_umami_ctx_t       *ctx;
     ngx_http_umami_loc_conf_t  *ulcf;
 
@@ -275,6 +276,10 @@ ngx_http_umami_answer_header_filter(ngx_http_request_t *r)
 
     if (ctx) {
         ngx_http_umami_queue_release(ctx);
+    }
+
+    if (r->upstream && (ulcf->steps & NGX_HTTP_UMAMI_BEACON)) {
+        ngx_http_umami_check_answered(r);
     }
 
     if (ngx_http_umami_answer_replaces(r, ctx, ulcf)
@@ -299,9 +304,14 @@ ngx_http_umami_answer_header_filter(ngx_http_request_t *r)
         return NGX_ERROR;
     }
 
-    if (((ulcf->steps & NGX_HTTP_UMAMI_CORS) || (ctx && ctx->cors))
-        && ngx_http_umami_cors_headers(r) != NGX_OK)
-    {
+    if ((ulcf->steps & NGX_HTTP_UMAMI_CORS) || (ctx && ctx->cors)) {
+        rc = ngx_http_umami_cors_headers(r);
+
+    } else {
+        rc = ulcf->readable ? ngx_http_umami_cors_readable(r) : NGX_OK;
+    }
+
+    if (rc != NGX_OK) {
         return NGX_ERROR;
     }
 
@@ -404,11 +414,9 @@ ngx_http_umami_answer_error_headers(ngx_http_request_t *r,
     u_char     *p;
     ngx_str_t   seconds;
 
-    if (r->upstream == NULL
-        && ngx_http_umami_add_header(r, &ngx_http_umami_answer_header_cache,
-                                     &ngx_http_umami_answer_no_store)
-           != NGX_OK)
-    {
+    /* a script's own would be there when there is no such part of it */
+
+    if (r->upstream == NULL && ngx_http_umami_answer_uncached(r) != NGX_OK) {
         return NGX_ERROR;
     }
 
@@ -545,8 +553,8 @@ ngx_http_umami_answer_reason(ngx_uint_t reason,
 
 
 /*
- * A pixel from a cache would be an event that nobody stores, and a preflight
- * from there an answer to another question.
+ * A pixel from a cache would be an event that nobody stores, a preflight from
+ * there an answer to another question, and an error no longer the truth.
  */
 
 static ngx_int_t

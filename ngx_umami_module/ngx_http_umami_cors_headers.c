@@ -16,10 +16,13 @@ static ngx_int_t ngx_http_umami_cors_preflight_headers(ngx_http_request_t *r,
 static void ngx_http_umami_cors_clear(ngx_http_request_t *r);
 static ngx_int_t ngx_http_umami_cors_vary(ngx_http_request_t *r,
     ngx_str_t *names, ngx_uint_t n);
+static ngx_int_t ngx_http_umami_cors_merge(ngx_http_request_t *r,
+    ngx_table_elt_t *h, ngx_str_t *list);
 static ngx_int_t ngx_http_umami_cors_append(ngx_http_request_t *r,
     ngx_table_elt_t *h, ngx_str_t *value);
 static ngx_uint_t ngx_http_umami_cors_varies(ngx_str_t *value,
     ngx_str_t *name);
+static ngx_uint_t ngx_http_umami_cors_next(ngx_str_t *list, ngx_str_t *word);
 
 
 static ngx_str_t  ngx_http_umami_cors_star = ngx_string("*");
@@ -167,6 +170,18 @@ ngx_http_umami_cors_headers(ngx_http_request_t *r)
 }
 
 
+/* of a script: for each response of a location without a policy */
+
+ngx_int_t
+ngx_http_umami_cors_readable(ngx_http_request_t *r)
+{
+    ngx_http_umami_cors_clear(r);
+
+    return ngx_http_umami_add_header(r, &ngx_http_umami_cors_allow_origin,
+                                     &ngx_http_umami_cors_star);
+}
+
+
 /*
  * Who asks for something else is told what there is, and the browser tells the
  * page's author what is missing; that is not to be remembered.
@@ -284,7 +299,7 @@ ngx_http_umami_cors_vary(ngx_http_request_t *r, ngx_str_t *names, ngx_uint_t n)
 
         h[i].hash = 0;
 
-        if (ngx_http_umami_cors_append(r, vary, &h[i].value) != NGX_OK) {
+        if (ngx_http_umami_cors_merge(r, vary, &h[i].value) != NGX_OK) {
             return NGX_ERROR;
         }
     }
@@ -297,9 +312,25 @@ ngx_http_umami_cors_vary(ngx_http_request_t *r, ngx_str_t *names, ngx_uint_t n)
     }
 
     for (i = 0; i < n; i++) {
-        if (!ngx_http_umami_cors_varies(&vary->value, &names[i])
-            && ngx_http_umami_cors_append(r, vary, &names[i]) != NGX_OK)
-        {
+        if (ngx_http_umami_cors_append(r, vary, &names[i]) != NGX_OK) {
+            return NGX_ERROR;
+        }
+    }
+
+    return NGX_OK;
+}
+
+
+static ngx_int_t
+ngx_http_umami_cors_merge(ngx_http_request_t *r, ngx_table_elt_t *h,
+    ngx_str_t *list)
+{
+    ngx_str_t  rest, name;
+
+    rest = *list;
+
+    while (ngx_http_umami_cors_next(&rest, &name)) {
+        if (ngx_http_umami_cors_append(r, h, &name) != NGX_OK) {
             return NGX_ERROR;
         }
     }
@@ -314,6 +345,10 @@ ngx_http_umami_cors_append(ngx_http_request_t *r, ngx_table_elt_t *h,
 {
     u_char  *p;
     size_t   len;
+
+    if (ngx_http_umami_cors_varies(&h->value, value)) {
+        return NGX_OK;
+    }
 
     len = h->value.len + (sizeof(", ") - 1) + value->len;
 
@@ -334,31 +369,48 @@ ngx_http_umami_cors_append(ngx_http_request_t *r, ngx_table_elt_t *h,
 static ngx_uint_t
 ngx_http_umami_cors_varies(ngx_str_t *value, ngx_str_t *name)
 {
-    u_char  *p, *c, *last;
+    ngx_str_t  rest, word;
 
-    p = value->data;
-    last = p + value->len;
+    rest = *value;
 
-    while (p < last) {
+    while (ngx_http_umami_cors_next(&rest, &word)) {
 
-        if (*p == ' ' || *p == '\t' || *p == ',') {
-            p++;
-            continue;
-        }
-
-        for (c = p; c < last && *c != ' ' && *c != '\t' && *c != ','; c++) {
-            /* void */
-        }
-
-        if ((c - p == 1 && *p == '*')
-            || ((size_t) (c - p) == name->len
-                && ngx_strncasecmp(p, name->data, name->len) == 0))
+        if ((word.len == 1 && word.data[0] == '*')
+            || (word.len == name->len
+                && ngx_strncasecmp(word.data, name->data, name->len) == 0))
         {
             return 1;
         }
-
-        p = c;
     }
 
     return 0;
+}
+
+
+/* the first word of a list, which is left without it; 0: there is none */
+
+static ngx_uint_t
+ngx_http_umami_cors_next(ngx_str_t *list, ngx_str_t *word)
+{
+    u_char  *p, *last;
+
+    p = list->data;
+    last = p + list->len;
+
+    while (p < last && (*p == ' ' || *p == '\t' || *p == ',')) {
+        p++;
+    }
+
+    word->data = p;
+
+    while (p < last && *p != ' ' && *p != '\t' && *p != ',') {
+        p++;
+    }
+
+    word->len = p - word->data;
+
+    list->data = p;
+    list->len = last - p;
+
+    return word->len != 0;
 }

@@ -8,84 +8,74 @@
 #include <ngx_core.h>
 #include <ngx_http.h>
 #include "ngx_http_umami.h"
-#include "ngx_umami_json.h"
+#include "ngx_http_umami_heartbeat_render.h"
 
 
-/* seconds; longer than Umami takes to be restarted in place */
-#define NGX_HTTP_UMAMI_HEARTBEAT_FAIL_AFTER  120
+/* milliseconds; longer than Umami takes to be restarted in place */
+#define NGX_HTTP_UMAMI_HEARTBEAT_FAIL_AFTER  120000
+
+#define NGX_HTTP_UMAMI_HEARTBEAT_ANSWERS     8
+
+
+/* an answer as it was made last, on the heap */
+
+typedef struct {
+    ngx_http_umami_heartbeat_answer_t  answer;
+    ngx_uint_t                         generation;  /* 0: none */
+    ngx_uint_t                         draining;
+} ngx_http_umami_heartbeat_made_t;
+
+
+/* a worker's own */
+
+typedef struct {
+    ngx_http_umami_heartbeat_made_t    made[NGX_HTTP_UMAMI_HEARTBEAT_ANSWERS];
+    time_t                             looked;      /* for the drain file */
+    ngx_uint_t                         draining;
+} ngx_http_umami_heartbeat_worker_t;
 
 
 typedef struct {
-    ngx_umami_health_t  *health;
-    ngx_flag_t           enabled;
-} ngx_http_umami_heartbeat_main_conf_t;
-
-
-typedef struct {
-    ngx_flag_t           enabled;
-    time_t               fail_after;
+    ngx_flag_t                          enabled;
+    ngx_flag_t                          detail;
+    ngx_msec_t                          fail_after;
+    ngx_str_t                           drain;      /* path, or empty */
+    ngx_http_umami_heartbeat_worker_t  *worker;
 } ngx_http_umami_heartbeat_loc_conf_t;
 
 
-/* from good to bad: the worst one is told */
-
-typedef enum {
-    NGX_HTTP_UMAMI_HEARTBEAT_PASS = 0,
-    NGX_HTTP_UMAMI_HEARTBEAT_WARN,
-    NGX_HTTP_UMAMI_HEARTBEAT_FAIL
-} ngx_http_umami_heartbeat_status_e;
-
-
 static ngx_int_t ngx_http_umami_heartbeat_handler(ngx_http_request_t *r);
-static ngx_uint_t ngx_http_umami_heartbeat_judge(ngx_http_request_t *r,
-    ngx_uint_t check, ngx_umami_health_state_t *state, ngx_uint_t deep);
-static ngx_umami_json_t *ngx_http_umami_heartbeat_check(
-    ngx_umami_health_state_t *state);
-static ngx_uint_t ngx_http_umami_heartbeat_scripts(ngx_http_request_t *r,
-    ngx_umami_json_t *checks, ngx_uint_t deep);
-static ngx_umami_json_t *ngx_http_umami_heartbeat_script(
-    ngx_umami_script_t *script, ngx_umami_script_state_t *state);
-static void ngx_http_umami_heartbeat_time(ngx_umami_json_t *json, time_t time);
-static void ngx_http_umami_heartbeat_back(void *data);
+static void ngx_http_umami_heartbeat_args(ngx_http_request_t *r,
+    ngx_http_umami_heartbeat_ask_t *ask);
+static void ngx_http_umami_heartbeat_exclude(
+    ngx_http_umami_heartbeat_ask_t *ask, ngx_str_t *name);
+static ngx_uint_t ngx_http_umami_heartbeat_drains(
+    ngx_http_umami_heartbeat_loc_conf_t *uhlcf);
+static ngx_int_t ngx_http_umami_heartbeat_answer(ngx_http_request_t *r,
+    ngx_http_umami_heartbeat_loc_conf_t *uhlcf,
+    ngx_http_umami_heartbeat_ask_t *ask,
+    ngx_http_umami_heartbeat_answer_t *answer);
+static void ngx_http_umami_heartbeat_keep(
+    ngx_http_umami_heartbeat_made_t *made,
+    ngx_http_umami_heartbeat_answer_t *answer);
 static ngx_int_t ngx_http_umami_heartbeat_send(ngx_http_request_t *r,
-    ngx_uint_t status, ngx_str_t *text);
-static void *ngx_http_umami_heartbeat_create_main_conf(ngx_conf_t *cf);
+    ngx_http_umami_heartbeat_ask_t *ask,
+    ngx_http_umami_heartbeat_answer_t *answer);
 static void *ngx_http_umami_heartbeat_create_loc_conf(ngx_conf_t *cf);
 static char *ngx_http_umami_heartbeat_merge_loc_conf(ngx_conf_t *cf,
     void *parent, void *child);
 static char *ngx_http_umami_heartbeat(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
-static ngx_int_t ngx_http_umami_heartbeat_init(ngx_conf_t *cf);
-static ngx_int_t ngx_http_umami_heartbeat_init_worker(ngx_cycle_t *cycle);
-
-
-/* draft-inadarei-api-health-check-06 */
+static ngx_int_t ngx_http_umami_heartbeat_word(ngx_conf_t *cf,
+    ngx_http_umami_heartbeat_loc_conf_t *uhlcf, ngx_str_t *word);
+static ngx_int_t ngx_http_umami_heartbeat_drain(ngx_conf_t *cf,
+    ngx_http_umami_heartbeat_loc_conf_t *uhlcf);
+static void ngx_http_umami_heartbeat_cleanup(void *data);
 
 
 static ngx_str_t  ngx_http_umami_heartbeat_type =
     ngx_string("application/health+json");
-
-
-static ngx_str_t  ngx_http_umami_heartbeat_statuses[] = {
-    ngx_string("pass"), ngx_string("warn"), ngx_string("fail")
-};
-
-
-static ngx_str_t  ngx_http_umami_heartbeat_states[] = {
-    ngx_string("unknown"), ngx_string("pass"), ngx_string("fail")
-};
-
-
-/* of scripts */
-
-static ngx_str_t  ngx_http_umami_heartbeat_scripts_states[] = {
-    ngx_string("unknown"), ngx_string("pass"), ngx_string("fail")
-};
-
-
-static ngx_str_t  ngx_http_umami_heartbeat_unit = ngx_string("ms");
-static ngx_str_t  ngx_http_umami_heartbeat_seconds = ngx_string("s");
-static ngx_str_t  ngx_http_umami_heartbeat_deep = ngx_string("deep");
+static ngx_str_t  ngx_http_umami_heartbeat_plain = ngx_string("text/plain");
 static ngx_str_t  ngx_http_umami_heartbeat_allow = ngx_string("GET, HEAD");
 
 
@@ -97,7 +87,7 @@ static ngx_str_t  ngx_http_umami_heartbeat_cache[] = {
 static ngx_command_t  ngx_http_umami_heartbeat_commands[] = {
 
     { ngx_string("umami_heartbeat"),
-      NGX_HTTP_LOC_CONF|NGX_CONF_NOARGS|NGX_CONF_TAKE1,
+      NGX_HTTP_LOC_CONF|NGX_CONF_NOARGS|NGX_CONF_TAKE123,
       ngx_http_umami_heartbeat,
       NGX_HTTP_LOC_CONF_OFFSET,
       0,
@@ -109,10 +99,9 @@ static ngx_command_t  ngx_http_umami_heartbeat_commands[] = {
 
 static ngx_http_module_t  ngx_http_umami_heartbeat_module_ctx = {
     NULL,                                  /* preconfiguration */
-    ngx_http_umami_heartbeat_init,         /* postconfiguration */
+    NULL,                                  /* postconfiguration */
 
-    ngx_http_umami_heartbeat_create_main_conf,
-                                           /* create main configuration */
+    NULL,                                  /* create main configuration */
     NULL,                                  /* init main configuration */
 
     NULL,                                  /* create server configuration */
@@ -132,7 +121,7 @@ ngx_module_t  ngx_http_umami_heartbeat_module = {
     NGX_HTTP_MODULE,                       /* module type */
     NULL,                                  /* init master */
     NULL,                                  /* init module */
-    ngx_http_umami_heartbeat_init_worker,  /* init process */
+    NULL,                                  /* init process */
     NULL,                                  /* init thread */
     NULL,                                  /* exit thread */
     NULL,                                  /* exit process */
@@ -144,13 +133,11 @@ ngx_module_t  ngx_http_umami_heartbeat_module = {
 static ngx_int_t
 ngx_http_umami_heartbeat_handler(ngx_http_request_t *r)
 {
-    ngx_int_t                              rc;
-    ngx_str_t                              text, value;
-    ngx_uint_t                             i, deep, status, worst;
-    ngx_umami_json_t                      *json, *checks;
-    ngx_http_umami_ctx_t                  *ctx;
-    ngx_umami_health_state_t               state;
-    ngx_http_umami_heartbeat_main_conf_t  *uhmcf;
+    ngx_int_t                             rc;
+    ngx_http_umami_ctx_t                 *ctx;
+    ngx_http_umami_heartbeat_ask_t        ask;
+    ngx_http_umami_heartbeat_answer_t     answer;
+    ngx_http_umami_heartbeat_loc_conf_t  *uhlcf;
 
     if (!(r->method & (NGX_HTTP_GET|NGX_HTTP_HEAD))) {
 
@@ -172,206 +159,205 @@ ngx_http_umami_heartbeat_handler(ngx_http_request_t *r)
         return rc;
     }
 
-    uhmcf = ngx_http_get_module_main_conf(r, ngx_http_umami_heartbeat_module);
+    uhlcf = ngx_http_get_module_loc_conf(r, ngx_http_umami_heartbeat_module);
 
-    deep = (r->args.len == ngx_http_umami_heartbeat_deep.len
-            && ngx_strncmp(r->args.data, ngx_http_umami_heartbeat_deep.data,
-                           r->args.len) == 0)
-           || ngx_http_arg(r, ngx_http_umami_heartbeat_deep.data,
-                           ngx_http_umami_heartbeat_deep.len, &value)
-              == NGX_OK;
+    ngx_memzero(&ask, sizeof(ngx_http_umami_heartbeat_ask_t));
 
-    worst = NGX_HTTP_UMAMI_HEARTBEAT_PASS;
-    checks = ngx_umami_json_object();
-
-    for (i = 0; i < NGX_UMAMI_HEALTH_CHECKS; i++) {
-
-        if (ngx_umami_health_state(uhmcf->health, i, &state) != NGX_OK) {
-            continue;
-        }
-
-        status = ngx_http_umami_heartbeat_judge(r, i, &state, deep);
-        worst = ngx_max(worst, status);
-
-        ngx_umami_json_set(checks,
-                           (char *) ngx_umami_health_name(i)->data,
-                           ngx_http_umami_heartbeat_check(&state));
+    if (r->args.len) {
+        ngx_http_umami_heartbeat_args(r, &ask);
     }
 
-    status = ngx_http_umami_heartbeat_scripts(r, checks, deep);
-    worst = ngx_max(worst, status);
+    ask.fail_after = uhlcf->fail_after;
+    ask.detail = uhlcf->detail;
+    ask.draining = ngx_http_umami_heartbeat_drains(uhlcf);
 
-    json = ngx_umami_json_object();
-
-    ngx_umami_json_set(json, "ok",
-              ngx_umami_json_boolean(worst != NGX_HTTP_UMAMI_HEARTBEAT_FAIL));
-    ngx_umami_json_set(json, "status",
-              ngx_umami_json_string(&ngx_http_umami_heartbeat_statuses[worst]));
-    ngx_umami_json_set(json, "checks", checks);
-
-    if (ngx_umami_json_dump(r->pool, json, &text) != NGX_OK) {
+    if (ngx_http_umami_heartbeat_answer(r, uhlcf, &ask, &answer) != NGX_OK) {
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
-    return ngx_http_umami_heartbeat_send(r,
-                                         worst == NGX_HTTP_UMAMI_HEARTBEAT_FAIL
-                                         ? NGX_HTTP_SERVICE_UNAVAILABLE
-                                         : NGX_HTTP_OK, &text);
-}
-
-
-/*
- * A load balancer would replace every task at once for a dependency that all
- * of them share: that is a warning only.  A Umami of this task's own is worth
- * a new task when it does not come back by itself.
- */
-
-static ngx_uint_t
-ngx_http_umami_heartbeat_judge(ngx_http_request_t *r, ngx_uint_t check,
-    ngx_umami_health_state_t *state, ngx_uint_t deep)
-{
-    ngx_http_umami_main_conf_t           *umcf;
-    ngx_http_umami_heartbeat_loc_conf_t  *uhlcf;
-
-    if (state->status == NGX_UMAMI_HEALTH_PASS) {
-        return NGX_HTTP_UMAMI_HEARTBEAT_PASS;
-    }
-
-    if (deep) {
-        return NGX_HTTP_UMAMI_HEARTBEAT_FAIL;
-    }
-
-    umcf = ngx_http_get_module_main_conf(r, ngx_umami_module);
-    uhlcf = ngx_http_get_module_loc_conf(r, ngx_http_umami_heartbeat_module);
-
-    if (check == NGX_UMAMI_HEALTH_UMAMI
-        && ngx_umami_fetch_loopback(umcf->upstream)
-        && ngx_time() - state->since >= uhlcf->fail_after)
-    {
-        return NGX_HTTP_UMAMI_HEARTBEAT_FAIL;
-    }
-
-    return NGX_HTTP_UMAMI_HEARTBEAT_WARN;
-}
-
-
-static ngx_umami_json_t *
-ngx_http_umami_heartbeat_check(ngx_umami_health_state_t *state)
-{
-    ngx_umami_json_t  *array, *json;
-
-    json = ngx_umami_json_object();
-
-    ngx_umami_json_set(json, "status",
-        ngx_umami_json_string(&ngx_http_umami_heartbeat_states[state->status]));
-
-    if (state->checked) {
-        ngx_http_umami_heartbeat_time(json, state->checked);
-    }
-
-    if (state->checked && state->took != NGX_UMAMI_HEALTH_NO_TIME) {
-        ngx_umami_json_set(json, "observedValue",
-                           ngx_umami_json_integer(state->took));
-        ngx_umami_json_set(json, "observedUnit",
-                        ngx_umami_json_string(&ngx_http_umami_heartbeat_unit));
-    }
-
-    array = ngx_umami_json_array();
-    ngx_umami_json_append(array, json);
-
-    return array;
-}
-
-
-/* what is served goes on being served: never more than a warning */
-
-static ngx_uint_t
-ngx_http_umami_heartbeat_scripts(ngx_http_request_t *r,
-    ngx_umami_json_t *checks, ngx_uint_t deep)
-{
-    ngx_uint_t                    i, worst;
-    ngx_umami_json_t             *array;
-    ngx_umami_script_t          **sp;
-    ngx_umami_script_state_t      state;
-    ngx_http_umami_main_conf_t   *umcf;
-
-    umcf = ngx_http_get_module_main_conf(r, ngx_umami_module);
-
-    if (umcf->scripts.nelts == 0) {
-        return NGX_HTTP_UMAMI_HEARTBEAT_PASS;
-    }
-
-    sp = umcf->scripts.elts;
-    array = ngx_umami_json_array();
-    worst = NGX_HTTP_UMAMI_HEARTBEAT_PASS;
-
-    for (i = 0; i < umcf->scripts.nelts; i++) {
-
-        ngx_umami_script_state(sp[i], &state);
-
-        if (state.status != NGX_UMAMI_SCRIPT_FRESH) {
-            worst = deep ? NGX_HTTP_UMAMI_HEARTBEAT_FAIL
-                         : NGX_HTTP_UMAMI_HEARTBEAT_WARN;
-        }
-
-        ngx_umami_json_append(array,
-                              ngx_http_umami_heartbeat_script(sp[i], &state));
-    }
-
-    ngx_umami_json_set(checks, "script", array);
-
-    return worst;
-}
-
-
-static ngx_umami_json_t *
-ngx_http_umami_heartbeat_script(ngx_umami_script_t *script,
-    ngx_umami_script_state_t *state)
-{
-    ngx_umami_json_t  *json;
-
-    json = ngx_umami_json_object();
-
-    ngx_umami_json_set(json, "componentId",
-                       ngx_umami_json_string(&script->source));
-    ngx_umami_json_set(json, "status", ngx_umami_json_string(
-                     &ngx_http_umami_heartbeat_scripts_states[state->status]));
-
-    if (state->refreshed) {
-        ngx_http_umami_heartbeat_time(json, state->refreshed);
-
-        ngx_umami_json_set(json, "observedValue",
-                       ngx_umami_json_integer(ngx_time() - state->refreshed));
-        ngx_umami_json_set(json, "observedUnit",
-                     ngx_umami_json_string(&ngx_http_umami_heartbeat_seconds));
-    }
-
-    return json;
+    return ngx_http_umami_heartbeat_send(r, &ask, &answer);
 }
 
 
 static void
-ngx_http_umami_heartbeat_time(ngx_umami_json_t *json, time_t time)
+ngx_http_umami_heartbeat_args(ngx_http_request_t *r,
+    ngx_http_umami_heartbeat_ask_t *ask)
 {
-    ngx_tm_t   tm;
-    ngx_str_t  text;
-    u_char     buf[sizeof("1970-09-28T12:00:00Z")];
+    u_char     *p, *last, *end, *value;
+    ngx_str_t   name, check;
 
-    ngx_gmtime(time, &tm);
+    end = r->args.data + r->args.len;
 
-    text.data = buf;
-    text.len = ngx_sprintf(buf, "%4d-%02d-%02dT%02d:%02d:%02dZ",
-                           tm.ngx_tm_year, tm.ngx_tm_mon, tm.ngx_tm_mday,
-                           tm.ngx_tm_hour, tm.ngx_tm_min, tm.ngx_tm_sec)
-               - buf;
+    for (p = r->args.data; p < end; p = last + 1) {
 
-    ngx_umami_json_set(json, "time", ngx_umami_json_string(&text));
+        last = ngx_strlchr(p, end, '&');
+        if (last == NULL) {
+            last = end;
+        }
+
+        value = ngx_strlchr(p, last, '=');
+
+        name.data = p;
+        name.len = (value ? value : last) - p;
+
+        if (name.len == 4 && ngx_strncmp(name.data, "deep", 4) == 0) {
+            ask->deep = 1;
+
+        } else if (name.len == 4 && ngx_strncmp(name.data, "live", 4) == 0) {
+            ask->live = 1;
+
+        } else if (name.len == 7
+                   && ngx_strncmp(name.data, "verbose", 7) == 0)
+        {
+            ask->verbose = 1;
+
+        } else if (name.len == 7 && value
+                   && ngx_strncmp(name.data, "exclude", 7) == 0)
+        {
+            check.data = value + 1;
+            check.len = last - check.data;
+
+            ngx_http_umami_heartbeat_exclude(ask, &check);
+        }
+    }
+}
+
+
+static void
+ngx_http_umami_heartbeat_exclude(ngx_http_umami_heartbeat_ask_t *ask,
+    ngx_str_t *name)
+{
+    ngx_str_t   *check;
+    ngx_uint_t   i;
+
+    for (i = 0; i < NGX_UMAMI_HEALTH_CHECKS; i++) {
+
+        check = ngx_umami_health_name(i);
+
+        if (check->len == name->len
+            && ngx_strncmp(check->data, name->data, name->len) == 0)
+        {
+            ask->excluded |= 1 << i;
+        }
+    }
+}
+
+
+/* the file is looked for once a second, and not for each request */
+
+static ngx_uint_t
+ngx_http_umami_heartbeat_drains(ngx_http_umami_heartbeat_loc_conf_t *uhlcf)
+{
+    ngx_uint_t                          draining;
+    ngx_file_info_t                     fi;
+    ngx_http_umami_heartbeat_worker_t  *worker;
+
+    if (uhlcf->drain.len == 0) {
+        return 0;
+    }
+
+    worker = uhlcf->worker;
+
+    if (worker->looked == ngx_time()) {
+        return worker->draining;
+    }
+
+    draining = (ngx_file_info(uhlcf->drain.data, &fi) != NGX_FILE_ERROR);
+
+    if (draining != worker->draining) {
+        ngx_log_error(NGX_LOG_NOTICE, ngx_cycle->log, 0,
+                      "umami heartbeat: the task is %sdraining",
+                      draining ? "" : "no longer ");
+    }
+
+    worker->looked = ngx_time();
+    worker->draining = draining;
+
+    return draining;
+}
+
+
+/* most answers are the same until the next result of a probe */
+
+static ngx_int_t
+ngx_http_umami_heartbeat_answer(ngx_http_request_t *r,
+    ngx_http_umami_heartbeat_loc_conf_t *uhlcf,
+    ngx_http_umami_heartbeat_ask_t *ask,
+    ngx_http_umami_heartbeat_answer_t *answer)
+{
+    u_char                           *p;
+    ngx_uint_t                        generation;
+    ngx_http_umami_main_conf_t       *umcf;
+    ngx_http_umami_heartbeat_made_t  *made;
+
+    umcf = ngx_http_get_module_main_conf(r, ngx_umami_module);
+
+    generation = ngx_umami_health_generation(umcf->health);
+
+    made = &uhlcf->worker->made[ask->live * 4 + ask->deep * 2 + ask->verbose];
+
+    if (ask->excluded == 0 && made->generation
+        && made->generation == generation && made->draining == ask->draining
+        && (made->answer.until == NGX_UMAMI_HEALTH_NONE
+            || (ngx_msec_int_t) (made->answer.until - ngx_current_msec) > 0))
+    {
+        /* what is made anew must not take this one's place in a slow answer */
+
+        p = ngx_pnalloc(r->pool, made->answer.text.len);
+        if (p == NULL) {
+            return NGX_ERROR;
+        }
+
+        *answer = made->answer;
+        answer->text.data = p;
+
+        ngx_memcpy(p, made->answer.text.data, answer->text.len);
+
+        return NGX_OK;
+    }
+
+    ask->scripts = &umcf->scripts;
+    ask->own = umcf->upstream && ngx_umami_fetch_loopback(umcf->upstream);
+
+    if (ngx_http_umami_heartbeat_render(r->pool, umcf->health, ask, answer)
+        != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
+
+    if (ask->excluded == 0) {
+        ngx_http_umami_heartbeat_keep(made, answer);
+
+        made->generation = made->answer.text.data ? generation : 0;
+        made->draining = ask->draining;
+    }
+
+    return NGX_OK;
+}
+
+
+static void
+ngx_http_umami_heartbeat_keep(ngx_http_umami_heartbeat_made_t *made,
+    ngx_http_umami_heartbeat_answer_t *answer)
+{
+    if (made->answer.text.data) {
+        ngx_free(made->answer.text.data);
+    }
+
+    made->answer = *answer;
+    made->answer.text.data = ngx_alloc(answer->text.len, ngx_cycle->log);
+
+    if (made->answer.text.data) {
+        ngx_memcpy(made->answer.text.data, answer->text.data,
+                   answer->text.len);
+    }
 }
 
 
 static ngx_int_t
-ngx_http_umami_heartbeat_send(ngx_http_request_t *r, ngx_uint_t status,
-    ngx_str_t *text)
+ngx_http_umami_heartbeat_send(ngx_http_request_t *r,
+    ngx_http_umami_heartbeat_ask_t *ask,
+    ngx_http_umami_heartbeat_answer_t *answer)
 {
     ngx_buf_t    *b;
     ngx_int_t     rc;
@@ -382,16 +368,18 @@ ngx_http_umami_heartbeat_send(ngx_http_request_t *r, ngx_uint_t status,
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
-    b->pos = text->data;
-    b->last = text->data + text->len;
+    b->pos = answer->text.data;
+    b->last = answer->text.data + answer->text.len;
     b->memory = 1;
     b->last_buf = (r == r->main) ? 1 : 0;
     b->last_in_chain = 1;
 
-    r->headers_out.status = status;
-    r->headers_out.content_length_n = text->len;
-    r->headers_out.content_type = ngx_http_umami_heartbeat_type;
-    r->headers_out.content_type_len = ngx_http_umami_heartbeat_type.len;
+    r->headers_out.status = answer->status;
+    r->headers_out.content_length_n = answer->text.len;
+    r->headers_out.content_type = ask->verbose
+                                  ? ngx_http_umami_heartbeat_plain
+                                  : ngx_http_umami_heartbeat_type;
+    r->headers_out.content_type_len = r->headers_out.content_type.len;
 
     if (ngx_http_umami_add_header(r, &ngx_http_umami_heartbeat_cache[0],
                                   &ngx_http_umami_heartbeat_cache[1])
@@ -410,13 +398,6 @@ ngx_http_umami_heartbeat_send(ngx_http_request_t *r, ngx_uint_t status,
     out.next = NULL;
 
     return ngx_http_output_filter(r, &out);
-}
-
-
-static void *
-ngx_http_umami_heartbeat_create_main_conf(ngx_conf_t *cf)
-{
-    return ngx_pcalloc(cf->pool, sizeof(ngx_http_umami_heartbeat_main_conf_t));
 }
 
 
@@ -454,125 +435,144 @@ ngx_http_umami_heartbeat(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 {
     ngx_http_umami_heartbeat_loc_conf_t *uhlcf = conf;
 
-    ngx_str_t                             *value, s;
-    ngx_http_core_loc_conf_t              *clcf;
-    ngx_http_umami_heartbeat_main_conf_t  *uhmcf;
+    ngx_str_t                  *value;
+    ngx_uint_t                  i;
+    ngx_pool_cleanup_t         *cln;
+    ngx_http_core_loc_conf_t   *clcf;
 
     if (uhlcf->enabled) {
         return "is duplicate";
     }
 
-    (void) ngx_http_umami_use(cf);
-
-    uhmcf = ngx_http_conf_get_module_main_conf(cf,
-                                             ngx_http_umami_heartbeat_module);
-    uhmcf->enabled = 1;
+    ngx_http_umami_use(cf)->heartbeat = 1;
 
     uhlcf->enabled = 1;
-    uhlcf->fail_after = NGX_HTTP_UMAMI_HEARTBEAT_FAIL_AFTER;
+    uhlcf->fail_after = NGX_CONF_UNSET_MSEC;
+
+    cln = ngx_pool_cleanup_add(cf->pool,
+                               sizeof(ngx_http_umami_heartbeat_worker_t));
+    if (cln == NULL) {
+        return NGX_CONF_ERROR;
+    }
+
+    cln->handler = ngx_http_umami_heartbeat_cleanup;
+
+    uhlcf->worker = cln->data;
+    ngx_memzero(uhlcf->worker, sizeof(ngx_http_umami_heartbeat_worker_t));
 
     clcf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_core_module);
     clcf->handler = ngx_http_umami_heartbeat_handler;
 
-    if (cf->args->nelts == 1) {
-        return NGX_CONF_OK;
-    }
-
     value = cf->args->elts;
 
-    s.data = value[1].data + 11;
-    s.len = value[1].len - 11;
-
-    if (ngx_strncmp(value[1].data, "fail_after=", 11) == 0) {
-        uhlcf->fail_after = ngx_parse_time(&s, 1);
-
-        if (uhlcf->fail_after != (time_t) NGX_ERROR) {
-            return NGX_CONF_OK;
+    for (i = 1; i < cf->args->nelts; i++) {
+        if (ngx_http_umami_heartbeat_word(cf, uhlcf, &value[i]) != NGX_OK) {
+            return NGX_CONF_ERROR;
         }
     }
+
+    if (uhlcf->fail_after == NGX_CONF_UNSET_MSEC) {
+        uhlcf->fail_after = NGX_HTTP_UMAMI_HEARTBEAT_FAIL_AFTER;
+    }
+
+    return NGX_CONF_OK;
+}
+
+
+static ngx_int_t
+ngx_http_umami_heartbeat_word(ngx_conf_t *cf,
+    ngx_http_umami_heartbeat_loc_conf_t *uhlcf, ngx_str_t *word)
+{
+    ngx_int_t   n;
+    ngx_str_t   s;
+    ngx_uint_t  duplicate;
+
+    duplicate = 0;
+
+    if (ngx_strcmp(word->data, "detail") == 0) {
+        duplicate = uhlcf->detail;
+        uhlcf->detail = 1;
+
+    } else if (ngx_strncmp(word->data, "fail_after=", 11) == 0) {
+
+        s.data = word->data + 11;
+        s.len = word->len - 11;
+
+        n = ngx_parse_time(&s, 0);
+
+        if (n == NGX_ERROR || n > NGX_MAX_INT32_VALUE) {
+            goto invalid;
+        }
+
+        duplicate = (uhlcf->fail_after != NGX_CONF_UNSET_MSEC);
+        uhlcf->fail_after = n;
+
+    } else if (ngx_strncmp(word->data, "drain=", 6) == 0 && word->len > 6) {
+
+        duplicate = (uhlcf->drain.len != 0);
+
+        uhlcf->drain.data = word->data + 6;
+        uhlcf->drain.len = word->len - 6;
+
+        if (!duplicate && ngx_http_umami_heartbeat_drain(cf, uhlcf) != NGX_OK) {
+            return NGX_ERROR;
+        }
+
+    } else {
+        goto invalid;
+    }
+
+    if (duplicate) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "\"%V\" in \"umami_heartbeat\" is duplicate, "
+                           "remove one", word);
+        return NGX_ERROR;
+    }
+
+    return NGX_OK;
+
+invalid:
 
     ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
                        "invalid \"%V\" in \"umami_heartbeat\", it takes "
                        "\"fail_after=\" with a time, as in "
-                       "\"fail_after=120s\"", &value[1]);
-    return NGX_CONF_ERROR;
+                       "\"fail_after=120s\", \"drain=\" with the path of a "
+                       "file, and \"detail\"", word);
+    return NGX_ERROR;
 }
 
 
 static ngx_int_t
-ngx_http_umami_heartbeat_init(ngx_conf_t *cf)
+ngx_http_umami_heartbeat_drain(ngx_conf_t *cf,
+    ngx_http_umami_heartbeat_loc_conf_t *uhlcf)
 {
-    ngx_http_umami_main_conf_t            *umcf;
-    ngx_http_umami_heartbeat_main_conf_t  *uhmcf;
+    ngx_file_info_t  fi;
 
-    uhmcf = ngx_http_conf_get_module_main_conf(cf,
-                                             ngx_http_umami_heartbeat_module);
-
-    if (!uhmcf->enabled) {
-        return NGX_OK;
-    }
-
-    umcf = ngx_http_conf_get_module_main_conf(cf, ngx_umami_module);
-
-    uhmcf->health = ngx_umami_health_create(cf->pool, umcf->upstream,
-                                            umcf->postgres, umcf->redis,
-                                            umcf->store, umcf->stats);
-    if (uhmcf->health == NULL) {
+    if (ngx_conf_full_name(cf->cycle, &uhlcf->drain, 0) != NGX_OK) {
         return NGX_ERROR;
     }
 
-    uhmcf->health->back = ngx_http_umami_heartbeat_back;
-    uhmcf->health->data = umcf;
-
-    if (umcf->collects
-        && ngx_umami_health_watch(uhmcf->health, NGX_UMAMI_HEALTH_USER_AGENT,
-                                  &umcf->agents)
-           != NGX_OK)
-    {
-        return NGX_ERROR;
-    }
-
-    if (umcf->proves
-        && ngx_umami_health_watch(uhmcf->health, NGX_UMAMI_HEALTH_EDGE,
-                                  &umcf->edge)
-           != NGX_OK)
-    {
-        return NGX_ERROR;
+    if (ngx_file_info(uhlcf->drain.data, &fi) != NGX_FILE_ERROR) {
+        ngx_conf_log_error(NGX_LOG_WARN, cf, 0,
+                           "the file \"%V\" of \"drain=\" is there: the load "
+                           "balancer sends nothing until it is removed",
+                           &uhlcf->drain);
     }
 
     return NGX_OK;
 }
 
-
-/* a Umami that was away may be another version of it */
 
 static void
-ngx_http_umami_heartbeat_back(void *data)
+ngx_http_umami_heartbeat_cleanup(void *data)
 {
-    ngx_http_umami_main_conf_t *umcf = data;
+    ngx_http_umami_heartbeat_worker_t *worker = data;
 
-    ngx_uint_t            i;
-    ngx_umami_script_t  **sp;
+    ngx_uint_t  i;
 
-    sp = umcf->scripts.elts;
-
-    for (i = 0; i < umcf->scripts.nelts; i++) {
-        ngx_umami_script_hurry(sp[i]);
+    for (i = 0; i < NGX_HTTP_UMAMI_HEARTBEAT_ANSWERS; i++) {
+        if (worker->made[i].answer.text.data) {
+            ngx_free(worker->made[i].answer.text.data);
+        }
     }
-}
-
-
-static ngx_int_t
-ngx_http_umami_heartbeat_init_worker(ngx_cycle_t *cycle)
-{
-    ngx_http_umami_heartbeat_main_conf_t  *uhmcf;
-
-    uhmcf = ngx_http_cycle_get_module_main_conf(cycle,
-                                             ngx_http_umami_heartbeat_module);
-
-    if (uhmcf && uhmcf->health && ngx_http_umami_owner()) {
-        ngx_umami_health_start(uhmcf->health, cycle->log);
-    }
-
-    return NGX_OK;
 }

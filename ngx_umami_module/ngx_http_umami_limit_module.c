@@ -168,7 +168,13 @@ ngx_http_umami_limit_decide(ngx_http_request_t *r,
 {
     ngx_int_t  rc;
 
+    if (lctx->timer.timer_set) {
+        ngx_del_timer(&lctx->timer);
+    }
+
     if (!lctx->asked && ngx_http_umami_limit_judge(r, lctx) == NGX_AGAIN) {
+        ngx_http_umami_limit_hurry(r, lctx);
+
         return ngx_http_umami_suspend(lctx->ctx);
     }
 
@@ -246,6 +252,7 @@ ngx_http_umami_limit_begin(ngx_http_request_t *r, ngx_http_umami_ctx_t *ctx)
     lctx = (ngx_http_umami_limit_ctx_t *) p;
 
     lctx->ctx = ctx;
+    lctx->fd = (ngx_socket_t) -1;
     lctx->rules = ulcf->limits;
     lctx->asks = (ngx_umami_local_ask_t *) (lctx + 1);
 

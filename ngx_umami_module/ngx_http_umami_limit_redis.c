@@ -24,8 +24,12 @@ static void ngx_http_umami_limit_ask(ngx_http_request_t *r,
     ngx_http_umami_limit_group_t *group, ngx_str_t *keys);
 static void ngx_http_umami_limit_reply(void *data,
     ngx_umami_redis_reply_t *reply);
+static ngx_umami_redis_reason_e ngx_http_umami_limit_check(
+    ngx_umami_redis_reply_t *reply);
 static void ngx_http_umami_limit_result(ngx_http_request_t *r,
     ngx_umami_redis_reason_e reason);
+static void ngx_http_umami_limit_expire(ngx_event_t *ev);
+static void ngx_http_umami_limit_detach(ngx_http_umami_limit_ctx_t *lctx);
 static void ngx_http_umami_limit_failed(ngx_http_request_t *r,
     ngx_http_umami_limit_ctx_t *lctx, ngx_umami_redis_reason_e reason);
 static void ngx_http_umami_limit_rest(ngx_http_request_t *r,
@@ -240,6 +244,7 @@ ngx_http_umami_limit_reply(void *data, ngx_umami_redis_reply_t *reply)
     int64_t                      *integers;
     ngx_uint_t                    i, refused;
     ngx_http_request_t           *r;
+    ngx_umami_redis_reason_e      reason;
     ngx_http_umami_limit_ctx_t   *lctx;
     ngx_umami_counter_verdict_t  *verdict;
 
@@ -247,12 +252,14 @@ ngx_http_umami_limit_reply(void *data, ngx_umami_redis_reply_t *reply)
     r = lctx->ctx->request;
     group->op = NULL;
 
-    ngx_http_umami_limit_result(r, reply->reason);
+    reason = ngx_http_umami_limit_check(reply);
+
+    ngx_http_umami_limit_result(r, reason);
     ngx_http_umami_limit_time(r, group->asked);
 
     refused = 0;
 
-    if (reply->reason == NGX_UMAMI_REDIS_OK) {
+    if (reason == NGX_UMAMI_REDIS_OK) {
         integers = reply->integers;
 
         for (i = group->first; i < group->first + group->n; i++) {
@@ -279,6 +286,26 @@ ngx_http_umami_limit_reply(void *data, ngx_umami_redis_reply_t *reply)
         ngx_http_umami_limit_rest(r, lctx);
         ngx_http_umami_resume(lctx->ctx);
     }
+}
+
+
+/* headers tell these numbers, and a wait has an end */
+
+static ngx_umami_redis_reason_e
+ngx_http_umami_limit_check(ngx_umami_redis_reply_t *reply)
+{
+    ngx_uint_t  i;
+
+    for (i = 0; i < reply->nintegers; i++) {
+
+        if (reply->integers[i] < 0
+            || reply->integers[i] >= NGX_UMAMI_COUNTER_MOST)
+        {
+            return NGX_UMAMI_REDIS_PROTOCOL;
+        }
+    }
+
+    return reply->reason;
 }
 
 
@@ -338,7 +365,9 @@ ngx_http_umami_limit_late(void *data, ngx_str_t *args, ngx_uint_t nkeys,
             key[j] = (u_char) ngx_hextoi(p + 2 * j, 2);
         }
 
-        if (!verdict.allowed) {
+        if (!verdict.allowed && verdict.remaining < NGX_UMAMI_COUNTER_MOST
+            && verdict.retry < NGX_UMAMI_COUNTER_MOST)
+        {
             ngx_umami_over_add(data, key, cost, &verdict, asked,
                                NGX_UMAMI_OVER_MAX);
         }
@@ -491,16 +520,94 @@ ngx_http_umami_limit_swap(ngx_http_umami_limit_ctx_t *lctx, ngx_uint_t i,
 }
 
 
+/*
+ * What is waited for has a budget of its own.  One who has waited for permits
+ * before, in vain, has less time left.
+ */
+
+void
+ngx_http_umami_limit_hurry(ngx_http_request_t *r,
+    ngx_http_umami_limit_ctx_t *lctx)
+{
+    ngx_msec_int_t               rest;
+    ngx_http_umami_main_conf_t  *umcf;
+
+    umcf = ngx_http_get_module_main_conf(r, ngx_umami_module);
+
+    if (lctx->timer.handler == NULL) {
+        lctx->timer.handler = ngx_http_umami_limit_expire;
+        lctx->timer.data = lctx;
+        lctx->timer.log = r->connection->log;
+
+        lctx->deadline = ngx_current_msec + umcf->limit_timeout;
+        return;
+    }
+
+    rest = (ngx_msec_int_t) (lctx->deadline - ngx_current_msec);
+
+    ngx_add_timer(&lctx->timer, (ngx_msec_t) ngx_max(rest, 1));
+}
+
+
+static void
+ngx_http_umami_limit_expire(ngx_event_t *ev)
+{
+    ngx_http_umami_limit_ctx_t *lctx = ev->data;
+
+    ngx_uint_t  i;
+
+    if (lctx->ctx->wake.posted) {
+        return;
+    }
+
+    if (lctx->wait.handler) {
+        ngx_umami_lease_leave(&lctx->wait);
+        lctx->reason = NGX_UMAMI_REDIS_TIMEOUT;
+
+    } else {
+
+        for (i = 0; i < lctx->ngroups; i++) {
+            if (lctx->groups[i].op) {
+                ngx_http_umami_limit_time(lctx->ctx->request,
+                                          lctx->groups[i].asked);
+            }
+        }
+
+        ngx_http_umami_limit_detach(lctx);
+        ngx_http_umami_limit_failed(lctx->ctx->request, lctx,
+                                    NGX_UMAMI_REDIS_TIMEOUT);
+    }
+
+    ngx_http_umami_resume(lctx->ctx);
+}
+
+
 void
 ngx_http_umami_limit_cleanup(ngx_http_umami_ctx_t *ctx)
 {
-    ngx_uint_t                     i;
-    ngx_http_umami_limit_ctx_t    *lctx;
-    ngx_http_umami_limit_group_t  *group;
+    ngx_http_umami_limit_ctx_t  *lctx;
 
     lctx = ctx->limit;
 
-    for (i = 0; lctx && i < lctx->ngroups; i++) {
+    if (lctx == NULL) {
+        return;
+    }
+
+    if (lctx->timer.timer_set) {
+        ngx_del_timer(&lctx->timer);
+    }
+
+    ngx_http_umami_limit_detach(lctx);
+}
+
+
+static void
+ngx_http_umami_limit_detach(ngx_http_umami_limit_ctx_t *lctx)
+{
+    ngx_uint_t                     i;
+    ngx_http_umami_limit_group_t  *group;
+
+    for (i = 0; i < lctx->ngroups; i++) {
         group = &lctx->groups[i];
 
         if (group->op) {

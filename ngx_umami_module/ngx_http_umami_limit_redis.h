@@ -49,6 +49,10 @@ extern ngx_module_t  ngx_http_umami_limit_module;
 ngx_int_t ngx_http_umami_limit_redis(ngx_http_request_t *r,
     ngx_http_umami_limit_ctx_t *lctx);
 
+/* a request that is to be suspended: what it waits for has an end in time */
+void ngx_http_umami_limit_hurry(ngx_http_request_t *r,
+    ngx_http_umami_limit_ctx_t *lctx);
+
 /* of the script, see ngx_umami_redis.h */
 ngx_int_t ngx_http_umami_limit_due(void *data);
 void ngx_http_umami_limit_late(void *data, ngx_str_t *args, ngx_uint_t nkeys,

@@ -45,11 +45,6 @@ static ngx_str_t  ngx_http_umami_manifest_headers[] = {
 };
 
 
-static ngx_str_t  ngx_http_umami_manifest_origin[] = {
-    ngx_string("Access-Control-Allow-Origin"), ngx_string("*")
-};
-
-
 static ngx_command_t  ngx_http_umami_manifest_commands[] = {
 
     { ngx_string("umami_script_manifest"),
@@ -235,11 +230,10 @@ ngx_http_umami_manifest_entry(ngx_http_request_t *r,
 static ngx_int_t
 ngx_http_umami_manifest_send(ngx_http_request_t *r, ngx_str_t *text)
 {
-    ngx_buf_t                  *b;
-    ngx_int_t                   rc;
-    ngx_str_t                  *header;
-    ngx_chain_t                 out;
-    ngx_http_umami_loc_conf_t  *ulcf;
+    ngx_buf_t    *b;
+    ngx_int_t     rc;
+    ngx_str_t    *header;
+    ngx_chain_t   out;
 
     b = ngx_calloc_buf(r->pool);
     if (b == NULL) {
@@ -262,16 +256,6 @@ ngx_http_umami_manifest_send(ngx_http_request_t *r, ngx_str_t *text)
         if (ngx_http_umami_add_header(r, &header[0], &header[1]) != NGX_OK) {
             return NGX_HTTP_INTERNAL_SERVER_ERROR;
         }
-    }
-
-    ulcf = ngx_http_get_module_loc_conf(r, ngx_http_umami_request_module);
-
-    if (!(ulcf->steps & NGX_HTTP_UMAMI_CORS)
-        && ngx_http_umami_add_header(r, &ngx_http_umami_manifest_origin[0],
-                                     &ngx_http_umami_manifest_origin[1])
-           != NGX_OK)
-    {
-        return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
     rc = ngx_http_send_header(r);
@@ -308,6 +292,7 @@ ngx_http_umami_manifest_merge_loc_conf(ngx_conf_t *cf, void *parent,
 
     ulcf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_umami_request_module);
     ulcf->json = 1;
+    ulcf->readable = 1;
 
     return NGX_CONF_OK;
 }

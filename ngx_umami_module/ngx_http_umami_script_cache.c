@@ -96,7 +96,7 @@ ngx_http_umami_script_cache(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 
     time_t                        age;
     ngx_str_t                    *value, s;
-    ngx_uint_t                    i, n;
+    ngx_uint_t                    i, n, seen;
     ngx_http_umami_script_age_t  *ages;
 
     if (uslcf->ages[0] != NGX_CONF_UNSET) {
@@ -105,6 +105,8 @@ ngx_http_umami_script_cache(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 
     value = cf->args->elts;
     ages = ngx_http_umami_script_ages;
+
+    seen = 0;
 
     for (n = 0; n < NGX_HTTP_UMAMI_SCRIPT_AGES; n++) {
         uslcf->ages[n] = ages[n].value;
@@ -129,6 +131,15 @@ ngx_http_umami_script_cache(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
                                &value[i]);
             return NGX_CONF_ERROR;
         }
+
+        if (seen & (1 << n)) {
+            ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                               "\"%V\" in \"umami_script_cache\" is duplicate, "
+                               "remove one", &value[i]);
+            return NGX_CONF_ERROR;
+        }
+
+        seen |= 1 << n;
 
         s.data = value[i].data + ages[n].name.len;
         s.len = value[i].len - ages[n].name.len;

@@ -18,14 +18,22 @@
 #define NGX_HTTP_UMAMI_SCRIPT_MAX_REFRESH  86400000
 
 
+/* of both paths, which are labels in the longest name of a counter */
+
+#define NGX_HTTP_UMAMI_SCRIPT_NAMES  37
+
+
 typedef struct {
     ngx_str_t    name;
     ngx_uint_t   offset;
+    char        *example;
 } ngx_http_umami_script_word_t;
 
 
 static char *ngx_http_umami_script_word(ngx_conf_t *cf,
     ngx_http_umami_script_loc_conf_t *uslcf, ngx_str_t *value);
+static char *ngx_http_umami_script_duplicate(ngx_conf_t *cf,
+    ngx_str_t *value);
 static char *ngx_http_umami_script_paths(ngx_conf_t *cf,
     ngx_http_umami_script_loc_conf_t *uslcf);
 static char *ngx_http_umami_script_versioned(ngx_conf_t *cf,
@@ -44,14 +52,14 @@ static ngx_uint_t ngx_http_umami_script_same(ngx_str_t *a, ngx_str_t *b);
 
 static ngx_http_umami_script_word_t  ngx_http_umami_script_words[] = {
     { ngx_string("source="),
-      offsetof(ngx_http_umami_script_loc_conf_t, source) },
+      offsetof(ngx_http_umami_script_loc_conf_t, source), "/script.js" },
     { ngx_string("endpoint="),
-      offsetof(ngx_http_umami_script_loc_conf_t, endpoint) },
+      offsetof(ngx_http_umami_script_loc_conf_t, endpoint), "/api/hello" },
     { ngx_string("collect="),
-      offsetof(ngx_http_umami_script_loc_conf_t, collect) },
+      offsetof(ngx_http_umami_script_loc_conf_t, collect), "/api/hello" },
     { ngx_string("fallback="),
-      offsetof(ngx_http_umami_script_loc_conf_t, fallback) },
-    { ngx_null_string, 0 }
+      offsetof(ngx_http_umami_script_loc_conf_t, fallback), "umami/script.js" },
+    { ngx_null_string, 0, NULL }
 };
 
 
@@ -142,9 +150,16 @@ ngx_http_umami_script_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
         clcf->handler = ngx_http_umami_script_handler;
     }
 
+    /* a block of "if" has none of its own */
+
+    if (conf->next == NULL && clcf->noname) {
+        conf->next = prev->next;
+    }
+
     ulcf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_umami_request_module);
 
     ulcf->json = 1;
+    ulcf->readable = 1;
     conf->forward = (ulcf->steps & NGX_HTTP_UMAMI_FORWARD) != 0;
     ulcf->steps &= ~NGX_HTTP_UMAMI_FORWARD;
 
@@ -198,11 +213,21 @@ ngx_http_umami_script_word(ngx_conf_t *cf,
     ngx_http_umami_script_word_t  *word;
 
     if (ngx_strcmp(value->data, "versioned") == 0) {
+
+        if (uslcf->versioned) {
+            return ngx_http_umami_script_duplicate(cf, value);
+        }
+
         uslcf->versioned = 1;
         return NGX_CONF_OK;
     }
 
     if (ngx_strncmp(value->data, "grace=", 6) == 0) {
+
+        if (uslcf->grace != NGX_CONF_UNSET) {
+            return ngx_http_umami_script_duplicate(cf, value);
+        }
+
         s.data = value->data + 6;
         s.len = value->len - 6;
 
@@ -226,6 +251,10 @@ ngx_http_umami_script_word(ngx_conf_t *cf,
 
         field = (ngx_str_t *) ((u_char *) uslcf + word->offset);
 
+        if (field->len) {
+            return ngx_http_umami_script_duplicate(cf, value);
+        }
+
         field->data = value->data + word->name.len;
         field->len = value->len - word->name.len;
 
@@ -234,8 +263,8 @@ ngx_http_umami_script_word(ngx_conf_t *cf,
         {
             ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
                                "invalid \"%V\" in \"umami_script\", it takes a "
-                               "path, as in \"%V/script.js\"", value,
-                               &word->name);
+                               "path, as in \"%V%s\"", value, &word->name,
+                               word->example);
             return NGX_CONF_ERROR;
         }
 
@@ -247,6 +276,16 @@ ngx_http_umami_script_word(ngx_conf_t *cf,
                        "\"source=\", \"collect=\", \"endpoint=\", "
                        "\"fallback=\", \"versioned\" and \"grace=\", as in "
                        "\"source=/script.js\"", value);
+    return NGX_CONF_ERROR;
+}
+
+
+static char *
+ngx_http_umami_script_duplicate(ngx_conf_t *cf, ngx_str_t *value)
+{
+    ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                       "\"%V\" in \"umami_script\" is duplicate, remove one",
+                       value);
     return NGX_CONF_ERROR;
 }
 
@@ -280,6 +319,17 @@ ngx_http_umami_script_paths(ngx_conf_t *cf,
             return "needs \"source=\" in a location that is no path, as in "
                    "\"source=/script.js\"";
         }
+    }
+
+    if (uslcf->source.len + uslcf->collect.len
+        > NGX_HTTP_UMAMI_SCRIPT_NAMES)
+    {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "the paths \"source=%V\" and \"collect=%V\" in "
+                           "\"umami_script\" are too long: they may have %d "
+                           "characters together", &uslcf->source,
+                           &uslcf->collect, NGX_HTTP_UMAMI_SCRIPT_NAMES);
+        return NGX_CONF_ERROR;
     }
 
     err = ngx_http_umami_script_source(cf, &uslcf->source);
@@ -490,7 +540,8 @@ ngx_http_umami_script_fallback(ngx_conf_t *cf, ngx_umami_script_t *script,
     }
 
     err = 0;
-    fault = ngx_umami_script_file_load(cf->pool, name, NGX_UMAMI_TRACKER_MAX,
+    fault = ngx_umami_script_file_load(cf->pool, name, 0,
+                                       NGX_UMAMI_TRACKER_MAX,
                                        &script->fallback, &info);
     if (fault) {
         err = ngx_errno;

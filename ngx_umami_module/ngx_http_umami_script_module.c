@@ -50,11 +50,6 @@ static ngx_str_t  ngx_http_umami_script_fixed_headers[] = {
 };
 
 
-static ngx_str_t  ngx_http_umami_script_allow_origin[] = {
-    ngx_string("Access-Control-Allow-Origin"), ngx_string("*")
-};
-
-
 static ngx_str_t  ngx_http_umami_script_allow = ngx_string("GET, HEAD");
 
 static ngx_str_t  ngx_http_umami_script_etag = ngx_string("ETag");
@@ -69,7 +64,7 @@ static ngx_str_t  ngx_http_umami_script_encoding =
 /* in the order of ngx_umami_coding_e */
 
 static ngx_str_t  ngx_http_umami_script_codings[] = {
-    ngx_null_string, ngx_string("gzip"), ngx_string("br")
+    ngx_string("identity"), ngx_string("gzip"), ngx_string("br")
 };
 
 
@@ -363,9 +358,8 @@ static ngx_int_t
 ngx_http_umami_script_headers(ngx_http_request_t *r,
     ngx_umami_script_version_t *version, ngx_uint_t coding, ngx_str_t *cache)
 {
-    ngx_str_t                  *header;
-    ngx_table_elt_t            *h;
-    ngx_http_umami_loc_conf_t  *ulcf;
+    ngx_str_t        *header;
+    ngx_table_elt_t  *h;
 
     r->headers_out.status = NGX_HTTP_OK;
     r->headers_out.content_type = ngx_http_umami_script_type;
@@ -392,16 +386,6 @@ ngx_http_umami_script_headers(ngx_http_request_t *r,
         }
     }
 
-    ulcf = ngx_http_get_module_loc_conf(r, ngx_http_umami_request_module);
-
-    if (!(ulcf->steps & NGX_HTTP_UMAMI_CORS)
-        && ngx_http_umami_add_header(r, &ngx_http_umami_script_allow_origin[0],
-                                     &ngx_http_umami_script_allow_origin[1])
-           != NGX_OK)
-    {
-        return NGX_ERROR;
-    }
-
     /* the request holds the copy that the tag lies in */
 
     h = ngx_http_umami_script_push(r, &ngx_http_umami_script_etag,
@@ -413,17 +397,17 @@ ngx_http_umami_script_headers(ngx_http_request_t *r,
 
     r->headers_out.etag = h;
 
-    if (coding != NGX_UMAMI_IDENTITY) {
-
-        h = ngx_http_umami_script_push(r, &ngx_http_umami_script_encoding,
-                                  ngx_http_umami_script_codings[coding].data,
-                                  ngx_http_umami_script_codings[coding].len);
-        if (h == NULL) {
-            return NGX_ERROR;
-        }
-
-        r->headers_out.content_encoding = h;
+    h = ngx_http_umami_script_push(r, &ngx_http_umami_script_encoding,
+                                   ngx_http_umami_script_codings[coding].data,
+                                   ngx_http_umami_script_codings[coding].len);
+    if (h == NULL) {
+        return NGX_ERROR;
     }
+
+    /* "identity" is not sent, but keeps nginx's gzip off */
+
+    h->hash = (coding != NGX_UMAMI_IDENTITY);
+    r->headers_out.content_encoding = h;
 
     return ngx_http_umami_script_status(r);
 }

@@ -15,6 +15,7 @@
 #define NGX_UMAMI_CLUSTER_MAX_RETRY 4000    /* ms, if nothing has changed */
 #define NGX_UMAMI_CLUSTER_INTERVAL  60000   /* ms, a fifth more or less */
 #define NGX_UMAMI_CLUSTER_LENT      60000   /* ms, a node is kept after ASK */
+#define NGX_UMAMI_CLUSTER_COMPLAIN  60      /* seconds between warnings */
 #define NGX_UMAMI_CLUSTER_MAX_HOPS  3       /* MOVED, ASK for one command */
 
 
@@ -321,7 +322,7 @@ ngx_umami_cluster_add(ngx_umami_cluster_t *cluster, ngx_str_t *host,
     in_port_t port, ngx_str_t *name)
 {
     size_t                     size;
-    ngx_uint_t                 i;
+    ngx_uint_t                 i, level;
     ngx_umami_redis_t         *redis, *model;
     ngx_umami_cluster_node_t  *node;
 
@@ -368,7 +369,9 @@ ngx_umami_cluster_add(ngx_umami_cluster_t *cluster, ngx_str_t *host,
                                 name->len ? &node->name : NULL)
            != NGX_OK)
     {
-        ngx_log_error(NGX_LOG_WARN, ngx_cycle->log, 0,
+        level = ngx_umami_cluster_level(cluster);
+
+        ngx_log_error(level, ngx_cycle->log, 0,
                       "redis cluster: the node \"%V:%d\" cannot be reached, "
                       "a name needs a \"resolver\"", host, (int) port);
 
@@ -413,6 +416,21 @@ ngx_umami_cluster_index(ngx_umami_cluster_t *cluster,
     for (i = 0; cluster->nodes[i] != node; i++) { /* void */ }
 
     return i;
+}
+
+
+ngx_uint_t
+ngx_umami_cluster_level(ngx_umami_cluster_t *cluster)
+{
+    if (cluster->complained
+        && ngx_time() - cluster->complained < NGX_UMAMI_CLUSTER_COMPLAIN)
+    {
+        return NGX_LOG_INFO;
+    }
+
+    cluster->complained = ngx_time();
+
+    return NGX_LOG_WARN;
 }
 
 

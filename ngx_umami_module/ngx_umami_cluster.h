@@ -68,6 +68,7 @@ struct ngx_umami_cluster_s {
 
     ngx_uint_t                  nlisted;
     ngx_uint_t                  covered;    /* slots that somebody serves */
+    time_t                      complained; /* when the log was told */
 
     unsigned                    started:1;
     unsigned                    again:1;    /* when the reply has come */
@@ -98,6 +99,9 @@ ngx_umami_cluster_node_t *ngx_umami_cluster_find(ngx_umami_cluster_t *cluster,
     ngx_str_t *host, in_port_t port, ngx_str_t *name);
 ngx_uint_t ngx_umami_cluster_index(ngx_umami_cluster_t *cluster,
     ngx_umami_cluster_node_t *node);
+
+/* of the log: a warning once a minute, for what may come with each question */
+ngx_uint_t ngx_umami_cluster_level(ngx_umami_cluster_t *cluster);
 
 /* the host of a server that does not know its own, or calls itself "?" */
 void ngx_umami_cluster_host(ngx_umami_redis_t *redis, ngx_str_t *host);

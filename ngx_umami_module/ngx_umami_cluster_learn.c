@@ -47,7 +47,7 @@ ngx_umami_cluster_learn(ngx_umami_cluster_t *cluster,
     ngx_umami_resp_reply_t *reply)
 {
     char                         *err;
-    ngx_uint_t                    i;
+    ngx_uint_t                    i, level;
     ngx_umami_resp_item_t        *range;
     ngx_umami_cluster_reading_t   rd;
 
@@ -71,7 +71,9 @@ ngx_umami_cluster_learn(ngx_umami_cluster_t *cluster,
         err = ngx_umami_cluster_range(&rd, range);
 
         if (err) {
-            ngx_log_error(NGX_LOG_WARN, ngx_cycle->log, 0,
+            level = ngx_umami_cluster_level(cluster);
+
+            ngx_log_error(level, ngx_cycle->log, 0,
                           "redis cluster: what it says of its slots is not "
                           "used, since %s", err);
             return NGX_ERROR;
@@ -82,7 +84,9 @@ ngx_umami_cluster_learn(ngx_umami_cluster_t *cluster,
 
         /* of one that has left its cluster: another one knows better */
 
-        ngx_log_error(NGX_LOG_WARN, ngx_cycle->log, 0,
+        level = ngx_umami_cluster_level(cluster);
+
+        ngx_log_error(level, ngx_cycle->log, 0,
                       "redis cluster: a server knows of no slots");
         return NGX_ERROR;
     }
@@ -291,7 +295,9 @@ ngx_umami_cluster_take(ngx_umami_cluster_reading_t *rd)
     ngx_memcpy(cluster->slots, rd->slots, NGX_UMAMI_SLOTS);
 
     if (rd->lost) {
-        ngx_log_error(NGX_LOG_WARN, ngx_cycle->log, 0,
+        level = ngx_umami_cluster_level(cluster);
+
+        ngx_log_error(level, ngx_cycle->log, 0,
                       "redis cluster: %ui ranges of slots cannot be used, at "
                       "most %d nodes are", rd->lost,
                       NGX_UMAMI_CLUSTER_MAX_NODES);

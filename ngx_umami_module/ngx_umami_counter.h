@@ -29,6 +29,9 @@
 
 #define NGX_UMAMI_COUNTER_ONE  1000000
 
+/* more than any number of requests, or of milliseconds, that is told */
+#define NGX_UMAMI_COUNTER_MOST 1000000000000000
+
 
 typedef enum {
     NGX_UMAMI_COUNTER_BUCKET = 0,

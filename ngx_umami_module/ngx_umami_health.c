@@ -8,95 +8,58 @@
 #include <ngx_core.h>
 #include <ngx_event.h>
 #include "ngx_umami_health.h"
+#include "ngx_umami_health_probe.h"
 
 
 /* milliseconds */
-#define NGX_UMAMI_HEALTH_INTERVAL  5000
-#define NGX_UMAMI_HEALTH_TIMEOUT   2000
-
-/* seconds: two probes were missed */
-#define NGX_UMAMI_HEALTH_STALE     15
-
-/* so many that are bad, and none that is good, are no accident */
-#define NGX_UMAMI_HEALTH_BEACONS   10
+#define NGX_UMAMI_HEALTH_LATER  100
 
 
-static ngx_flag_t ngx_umami_health_configured(ngx_umami_health_t *health,
-    ngx_uint_t check);
-static void ngx_umami_health_probe(ngx_event_t *ev);
 static ngx_int_t ngx_umami_health_add(ngx_umami_health_t *health,
     ngx_uint_t check);
-static void ngx_umami_health_beacons(ngx_umami_health_probe_t *probe);
-static void ngx_umami_health_count(ngx_umami_health_t *health,
-    ngx_uint_t check, ngx_umami_health_beacons_t *now);
-static void ngx_umami_health_fetched(void *data,
-    ngx_umami_fetch_response_t *response);
-static void ngx_umami_health_queried(void *data,
-    ngx_umami_postgres_result_t *result);
-static void ngx_umami_health_replied(void *data,
-    ngx_umami_redis_reply_t *reply);
-static void ngx_umami_health_result(ngx_umami_health_probe_t *probe,
-    ngx_str_t *fault, ngx_str_t *detail);
+static void ngx_umami_health_probe(ngx_event_t *ev);
+static ngx_uint_t ngx_umami_health_idle(ngx_umami_health_probe_t *probe);
+static void ngx_umami_health_park(ngx_umami_health_probe_t *probe);
+static void ngx_umami_health_change(ngx_umami_health_probe_t *probe,
+    ngx_uint_t status);
+static void ngx_umami_health_log(ngx_umami_health_probe_t *probe,
+    ngx_uint_t status);
+static void ngx_umami_health_again(ngx_umami_health_probe_t *probe);
 static void ngx_umami_health_publish(ngx_umami_health_t *health);
 
 
 static ngx_str_t  ngx_umami_health_names[] = {
     ngx_string("umami"),
+    ngx_string("umami-write"),
     ngx_string("postgres"),
     ngx_string("redis"),
+    ngx_string("script"),
+    ngx_string("beacons"),
     ngx_string("user-agent"),
     ngx_string("edge")
 };
 
 
-static ngx_str_t  ngx_umami_health_bad_status = ngx_string("bad status");
-
-
-/* of checks that look at beacons */
-
-static ngx_str_t  ngx_umami_health_faults[] = {
-    ngx_null_string,
-    ngx_null_string,
-    ngx_null_string,
-    ngx_string("all beacons have CloudFront's"),
-    ngx_string("no beacon proves that it came through CloudFront")
-};
-
-
-static ngx_str_t  ngx_umami_health_details[] = {
-    ngx_null_string,
-    ngx_null_string,
-    ngx_null_string,
-    ngx_string("Umami takes them for a bot's and stores none, have the origin "
-               "request policy forward the header"),
-    ngx_string("all visitors may count as one, compare the secret of "
-               "\"umami_client\" with the distribution's custom header "
-               "\"X-Origin-Verify\"")
-};
-
-
-static ngx_str_t  ngx_umami_health_no_detail = ngx_null_string;
-
-
 static ngx_umami_stats_family_t  ngx_umami_health_family = {
     ngx_string("umami_dependency_up"),
-    ngx_string("1 when the last probe of the dependency was good."), 1
+    ngx_string("1 when the check of the dependency passes."), 1
 };
 
 
 static ngx_str_t  ngx_umami_health_labels[] = {
     ngx_string("dependency=\"umami\""),
+    ngx_string("dependency=\"umami-write\""),
     ngx_string("dependency=\"postgres\""),
     ngx_string("dependency=\"redis\""),
+    ngx_string("dependency=\"script\""),
+    ngx_string("dependency=\"beacons\""),
     ngx_string("dependency=\"user-agent\""),
     ngx_string("dependency=\"edge\"")
 };
 
 
 ngx_umami_health_t *
-ngx_umami_health_create(ngx_pool_t *pool, ngx_umami_fetch_origin_t *upstream,
-    ngx_umami_postgres_t *postgres, ngx_umami_redis_t *redis,
-    ngx_umami_store_t *store, ngx_umami_stats_t *stats)
+ngx_umami_health_create(ngx_pool_t *pool, ngx_umami_health_conf_t *conf)
 {
     ngx_int_t            n;
     ngx_str_t            name;
@@ -108,15 +71,11 @@ ngx_umami_health_create(ngx_pool_t *pool, ngx_umami_fetch_origin_t *upstream,
         return NULL;
     }
 
-    health->upstream = upstream;
-    health->postgres = postgres;
-    health->redis = redis;
-    health->store = store;
-    health->stats = stats;
+    health->conf = *conf;
 
     ngx_str_set(&name, "health");
 
-    n = ngx_umami_store_register(store, &name);
+    n = ngx_umami_store_register(conf->store, &name);
     if (n == NGX_ERROR) {
         return NULL;
     }
@@ -125,13 +84,15 @@ ngx_umami_health_create(ngx_pool_t *pool, ngx_umami_fetch_origin_t *upstream,
 
     for (i = 0; i < NGX_UMAMI_HEALTH_CHECKS; i++) {
 
-        if (!ngx_umami_health_configured(health, i)) {
-            continue;
-        }
-
-        if (ngx_umami_health_add(health, i) != NGX_OK) {
+        if (conf->settings[i].enabled
+            && ngx_umami_health_add(health, i) != NGX_OK)
+        {
             return NULL;
         }
+    }
+
+    if (ngx_umami_health_probe_init(pool, health) != NGX_OK) {
+        return NULL;
     }
 
     return health;
@@ -144,7 +105,7 @@ ngx_umami_health_add(ngx_umami_health_t *health, ngx_uint_t check)
     ngx_int_t                  n;
     ngx_umami_health_probe_t  *probe;
 
-    n = ngx_umami_stats_register(health->stats, &ngx_umami_health_family,
+    n = ngx_umami_stats_register(health->conf.stats, &ngx_umami_health_family,
                                  &ngx_umami_health_labels[check]);
     if (n == NGX_ERROR) {
         return NGX_ERROR;
@@ -161,36 +122,6 @@ ngx_umami_health_add(ngx_umami_health_t *health, ngx_uint_t check)
 }
 
 
-ngx_int_t
-ngx_umami_health_watch(ngx_umami_health_t *health, ngx_uint_t check,
-    ngx_umami_health_beacons_t *beacons)
-{
-    health->beacons[check] = beacons;
-
-    return ngx_umami_health_add(health, check);
-}
-
-
-static ngx_flag_t
-ngx_umami_health_configured(ngx_umami_health_t *health, ngx_uint_t check)
-{
-    switch (check) {
-
-    case NGX_UMAMI_HEALTH_UMAMI:
-        return health->upstream != NULL;
-
-    case NGX_UMAMI_HEALTH_POSTGRES:
-        return health->postgres != NULL;
-
-    case NGX_UMAMI_HEALTH_REDIS:
-        return health->redis != NULL;
-
-    default: /* NGX_UMAMI_HEALTH_USER_AGENT, _EDGE */
-        return health->beacons[check] != NULL;
-    }
-}
-
-
 void
 ngx_umami_health_start(ngx_umami_health_t *health, ngx_log_t *log)
 {
@@ -200,20 +131,25 @@ ngx_umami_health_start(ngx_umami_health_t *health, ngx_log_t *log)
 
     /* a reload goes on with what was known */
 
-    copy = ngx_umami_store_get(health->store, health->item);
+    copy = ngx_umami_store_get(health->conf.store, health->item);
 
     if (copy && copy->len == sizeof(health->states)) {
         ngx_memcpy(health->states, copy->data, sizeof(health->states));
     }
 
+    ngx_umami_health_look_start(health);
+
     for (i = 0; i < NGX_UMAMI_HEALTH_CHECKS; i++) {
 
-        if (!ngx_umami_health_configured(health, i)) {
+        if (!health->conf.settings[i].enabled) {
+            ngx_memzero(&health->states[i], sizeof(ngx_umami_health_state_t));
             continue;
         }
 
         if (health->states[i].since == 0) {
-            health->states[i].since = ngx_time();
+            health->states[i].since = ngx_current_msec;
+            health->states[i].took = NGX_UMAMI_HEALTH_NONE;
+            health->states[i].value = NGX_UMAMI_HEALTH_NONE;
         }
 
         probe = &health->probes[i];
@@ -224,10 +160,6 @@ ngx_umami_health_start(ngx_umami_health_t *health, ngx_log_t *log)
         probe->timer.cancelable = 1;
 
         ngx_add_timer(&probe->timer, 1);
-
-        if (health->beacons[i]) {
-            ngx_umami_health_count(health, i, &health->seen[i]);
-        }
     }
 
     ngx_umami_health_publish(health);
@@ -237,228 +169,223 @@ ngx_umami_health_start(ngx_umami_health_t *health, ngx_log_t *log)
 static void
 ngx_umami_health_probe(ngx_event_t *ev)
 {
-    ngx_str_t                  sql;
-    ngx_umami_health_t        *health;
-    ngx_umami_redis_reason_e   reason;
-    ngx_umami_health_probe_t  *probe;
-    ngx_umami_fetch_request_t  request;
+    ngx_umami_health_probe_t *probe = ev->data;
 
     if (ngx_exiting || ngx_terminate) {
         return;
     }
 
-    probe = ev->data;
-    health = probe->health;
+    if (ngx_umami_health_idle(probe)) {
+        ngx_umami_health_park(probe);
+        return;
+    }
 
     probe->started = ngx_current_msec;
 
-    switch (probe->check) {
-
-    case NGX_UMAMI_HEALTH_UMAMI:
-
-        ngx_memzero(&request, sizeof(ngx_umami_fetch_request_t));
-
-        request.origin = health->upstream;
-        ngx_str_set(&request.method, "GET");
-        ngx_str_set(&request.uri, "/api/heartbeat");
-        request.max_size = 4096;
-        request.timeout = NGX_UMAMI_HEALTH_TIMEOUT;
-        request.handler = ngx_umami_health_fetched;
-        request.data = probe;
-
-        probe->fetch = ngx_umami_fetch(&request);
-
-        if (probe->fetch == NULL) {
-            ngx_umami_health_result(probe,
-                               ngx_umami_fetch_reason(NGX_UMAMI_FETCH_CONNECT),
-                               &ngx_umami_health_no_detail);
-        }
-
-        break;
-
-    case NGX_UMAMI_HEALTH_POSTGRES:
-
-        ngx_str_set(&sql, "SELECT 1");
-
-        ngx_umami_postgres_query(health->postgres, &sql,
-                                 NGX_UMAMI_HEALTH_TIMEOUT,
-                                 ngx_umami_health_queried, probe);
-        break;
-
-    case NGX_UMAMI_HEALTH_REDIS:
-
-        probe->op = ngx_umami_redis_ping(health->redis,
-                                         NGX_UMAMI_HEALTH_TIMEOUT,
-                                         ngx_umami_health_replied, probe,
-                                         &reason);
-        if (probe->op == NULL) {
-            ngx_umami_health_result(probe, ngx_umami_redis_reason(reason),
-                                    &ngx_umami_health_no_detail);
-        }
-
-        break;
-
-    default: /* NGX_UMAMI_HEALTH_USER_AGENT, _EDGE */
-
-        ngx_umami_health_beacons(probe);
-    }
+    ngx_umami_health_ask(probe);
 }
 
 
-/* a good one clears it; too few bad ones change nothing */
+/* a database that sleeps is woken by any connection */
 
-static void
-ngx_umami_health_beacons(ngx_umami_health_probe_t *probe)
+static ngx_uint_t
+ngx_umami_health_idle(ngx_umami_health_probe_t *probe)
 {
-    ngx_str_t                   *fault;
+    ngx_uint_t                   n;
     ngx_umami_health_t          *health;
-    ngx_umami_health_beacons_t   now, *seen;
+    ngx_umami_health_beacons_t  *traffic;
 
     health = probe->health;
-    seen = &health->seen[probe->check];
+    traffic = health->conf.traffic;
 
-    ngx_umami_health_count(health, probe->check, &now);
-
-    fault = NULL;
-
-    if (now.good != seen->good) {
-        *seen = now;
-
-    } else if (now.bad - seen->bad >= NGX_UMAMI_HEALTH_BEACONS
-               || health->states[probe->check].status == NGX_UMAMI_HEALTH_FAIL)
-    {
-        fault = &ngx_umami_health_faults[probe->check];
+    if (traffic == NULL || health->conf.settings[probe->check].parked == 0) {
+        return 0;
     }
 
-    ngx_umami_health_result(probe, fault,
-                            &ngx_umami_health_details[probe->check]);
-}
+    n = ngx_umami_stats_sum(health->conf.stats, traffic->good)
+        + ngx_umami_stats_sum(health->conf.stats, traffic->bad);
 
-
-static void
-ngx_umami_health_count(ngx_umami_health_t *health, ngx_uint_t check,
-    ngx_umami_health_beacons_t *now)
-{
-    ngx_umami_health_beacons_t  *beacons;
-
-    beacons = health->beacons[check];
-
-    now->good = ngx_umami_stats_sum(health->stats, beacons->good);
-    now->bad = ngx_umami_stats_sum(health->stats, beacons->bad);
-}
-
-
-static void
-ngx_umami_health_fetched(void *data, ngx_umami_fetch_response_t *response)
-{
-    ngx_umami_health_probe_t *probe = data;
-
-    ngx_str_t  *fault;
-
-    probe->fetch = NULL;
-
-    if (response->reason != NGX_UMAMI_FETCH_OK) {
-        fault = ngx_umami_fetch_reason(response->reason);
-
-    } else {
-        fault = (response->status == 200) ? NULL
-                                          : &ngx_umami_health_bad_status;
+    if (n != health->traffic || health->moved == 0) {
+        health->traffic = n;
+        health->moved = ngx_current_msec;
     }
 
-    ngx_umami_health_result(probe, fault, &ngx_umami_health_no_detail);
+    return ngx_current_msec - health->moved
+           >= health->conf.settings[probe->check].parked;
 }
 
 
 static void
-ngx_umami_health_queried(void *data, ngx_umami_postgres_result_t *result)
+ngx_umami_health_park(ngx_umami_health_probe_t *probe)
 {
-    ngx_umami_health_probe_t *probe = data;
-
-    if (result->reason == NGX_UMAMI_POSTGRES_OK) {
-        ngx_umami_health_result(probe, NULL, &ngx_umami_health_no_detail);
-        return;
-    }
-
-    ngx_umami_health_result(probe, ngx_umami_postgres_reason(result->reason),
-                            &result->error);
-}
-
-
-static void
-ngx_umami_health_replied(void *data, ngx_umami_redis_reply_t *reply)
-{
-    ngx_umami_health_probe_t *probe = data;
-
-    probe->op = NULL;
-
-    if (reply->reason == NGX_UMAMI_REDIS_OK) {
-        ngx_umami_health_result(probe, NULL, &ngx_umami_health_no_detail);
-        return;
-    }
-
-    ngx_umami_health_result(probe, ngx_umami_redis_reason(reply->reason),
-                            &reply->text);
-}
-
-
-static void
-ngx_umami_health_result(ngx_umami_health_probe_t *probe, ngx_str_t *fault,
-    ngx_str_t *detail)
-{
-    ngx_uint_t                 status;
-    ngx_msec_t                 delay;
     ngx_umami_health_t        *health;
     ngx_umami_health_state_t  *state;
 
     health = probe->health;
     state = &health->states[probe->check];
 
-    status = fault ? NGX_UMAMI_HEALTH_FAIL : NGX_UMAMI_HEALTH_PASS;
-
-    /* the log has one line for a change of state */
-
-    if (state->status != status && fault) {
-        ngx_log_error(NGX_LOG_WARN, ngx_cycle->log, 0,
-                      "umami heartbeat: %V fails: %V%s%V",
-                      &ngx_umami_health_names[probe->check], fault,
-                      detail->len ? ": " : "", detail);
+    if (probe->check == NGX_UMAMI_HEALTH_POSTGRES && !health->querying) {
+        ngx_umami_postgres_close(health->conf.postgres);
     }
 
-    if (state->status == NGX_UMAMI_HEALTH_FAIL && fault == NULL) {
-        ngx_log_error(NGX_LOG_NOTICE, ngx_cycle->log, 0,
-                      "umami heartbeat: %V is back after %T s",
-                      &ngx_umami_health_names[probe->check],
-                      ngx_time() - state->since);
+    if (state->status != NGX_UMAMI_HEALTH_PARKED) {
+        ngx_umami_health_change(probe, NGX_UMAMI_HEALTH_PARKED);
+    }
 
-        if (probe->check == NGX_UMAMI_HEALTH_UMAMI && health->back) {
-            health->back(health->data);
+    state->took = NGX_UMAMI_HEALTH_NONE;
+    state->value = NGX_UMAMI_HEALTH_NONE;
+    state->sick = 0;
+
+    ngx_umami_health_again(probe);
+}
+
+
+void
+ngx_umami_health_result(ngx_umami_health_probe_t *probe, ngx_str_t *fault,
+    ngx_str_t *detail)
+{
+    u_char                       *p;
+    ngx_uint_t                    status;
+    ngx_umami_health_t           *health;
+    ngx_umami_health_state_t     *state;
+    ngx_umami_health_settings_t  *settings;
+
+    health = probe->health;
+    state = &health->states[probe->check];
+    settings = &health->conf.settings[probe->check];
+
+    status = fault ? NGX_UMAMI_HEALTH_FAIL : NGX_UMAMI_HEALTH_PASS;
+
+    state->sick = (fault != NULL);
+    state->took = (probe->check <= NGX_UMAMI_HEALTH_REDIS)
+                  ? ngx_current_msec - probe->started
+                  : NGX_UMAMI_HEALTH_NONE;
+
+    if (fault) {
+        p = ngx_slprintf(state->reason,
+                         state->reason + NGX_UMAMI_HEALTH_REASON, "%V%s%V",
+                         fault, detail->len ? ": " : "", detail);
+        state->len = p - state->reason;
+    }
+
+    if (fault == NULL && probe->check == NGX_UMAMI_HEALTH_UMAMI
+        && state->status == NGX_UMAMI_HEALTH_FAIL)
+    {
+        health->conf.back(health->conf.data);
+    }
+
+    if (state->status == status) {
+        state->row = 0;
+
+    } else {
+        state->row++;
+
+        /* where nothing is known, one result is better than none */
+
+        if ((state->status != NGX_UMAMI_HEALTH_PASS
+             && state->status != NGX_UMAMI_HEALTH_FAIL)
+            || state->row >= (fault ? settings->fall : settings->rise))
+        {
+            ngx_umami_health_change(probe, status);
         }
     }
 
-    if (state->status != status) {
-        state->since = ngx_time();
-    }
+    ngx_umami_stats_set(health->conf.stats, probe->gauge,
+                        state->status == NGX_UMAMI_HEALTH_PASS);
+
+    ngx_umami_health_again(probe);
+}
+
+
+static void
+ngx_umami_health_change(ngx_umami_health_probe_t *probe, ngx_uint_t status)
+{
+    ngx_umami_health_state_t  *state;
+
+    state = &probe->health->states[probe->check];
+
+    ngx_umami_health_log(probe, status);
 
     state->status = status;
-    state->checked = ngx_time();
-    state->took = health->beacons[probe->check]
-                  ? NGX_UMAMI_HEALTH_NO_TIME
-                  : ngx_current_msec - probe->started;
+    state->since = ngx_current_msec;
+    state->row = 0;
+}
 
-    ngx_umami_stats_set(health->stats, probe->gauge, fault == NULL);
 
-    ngx_umami_health_publish(health);
+/* the log has one line for a change of state */
+
+static void
+ngx_umami_health_log(ngx_umami_health_probe_t *probe, ngx_uint_t status)
+{
+    u_char                    *p, address[NGX_UMAMI_HEALTH_REASON];
+    ngx_str_t                 *name, reason;
+    ngx_umami_health_state_t  *state;
+
+    state = &probe->health->states[probe->check];
+    name = &ngx_umami_health_names[probe->check];
+
+    if (status == NGX_UMAMI_HEALTH_FAIL) {
+        reason.data = state->reason;
+        reason.len = state->len;
+
+        p = ngx_umami_health_address(probe, address,
+                                     address + NGX_UMAMI_HEALTH_REASON);
+
+        ngx_log_error(NGX_LOG_WARN, ngx_cycle->log, 0,
+                      "umami heartbeat: %V fails: %V%*s", name, &reason,
+                      (size_t) (p - address), address);
+        return;
+    }
+
+    if (status == NGX_UMAMI_HEALTH_PARKED) {
+        ngx_log_error(NGX_LOG_NOTICE, ngx_cycle->log, 0,
+                      "umami heartbeat: %V is parked until there are events",
+                      name);
+        return;
+    }
+
+    if (state->status == NGX_UMAMI_HEALTH_FAIL) {
+        ngx_log_error(NGX_LOG_NOTICE, ngx_cycle->log, 0,
+                      "umami heartbeat: %V is back after %M s", name,
+                      (ngx_current_msec - state->since) / 1000);
+    }
+}
+
+
+static void
+ngx_umami_health_again(ngx_umami_health_probe_t *probe)
+{
+    ngx_msec_t                    spread;
+    ngx_umami_health_state_t     *state;
+    ngx_umami_health_settings_t  *settings;
+
+    state = &probe->health->states[probe->check];
+    settings = &probe->health->conf.settings[probe->check];
+
+    state->checked = ngx_current_msec;
+    state->time = ngx_time();
+
+    ngx_umami_health_publish(probe->health);
 
     if (ngx_exiting || ngx_terminate) {
         return;
     }
 
-    /* a tenth more or less, so that tasks do not probe in step */
+    /* more or less, so that tasks do not probe in step */
 
-    delay = NGX_UMAMI_HEALTH_INTERVAL * 9 / 10
-            + ngx_random() % (NGX_UMAMI_HEALTH_INTERVAL / 5);
+    spread = settings->interval * settings->jitter / 100;
 
-    ngx_add_timer(&probe->timer, delay);
+    ngx_add_timer(&probe->timer, settings->interval - spread
+                                 + ngx_random() % (2 * spread + 1));
+}
+
+
+void
+ngx_umami_health_later(ngx_umami_health_probe_t *probe)
+{
+    if (!ngx_exiting && !ngx_terminate) {
+        ngx_add_timer(&probe->timer, NGX_UMAMI_HEALTH_LATER);
+    }
 }
 
 
@@ -472,7 +399,7 @@ ngx_umami_health_publish(ngx_umami_health_t *health)
 
     /* without room the old results stay, and soon count as too old */
 
-    if (ngx_umami_store_publish(health->store, health->item, &part, 1)
+    if (ngx_umami_store_publish(health->conf.store, health->item, &part, 1)
         != NGX_OK)
     {
         ngx_log_error(NGX_LOG_WARN, ngx_cycle->log, 0,
@@ -481,36 +408,72 @@ ngx_umami_health_publish(ngx_umami_health_t *health)
 }
 
 
+ngx_uint_t
+ngx_umami_health_generation(ngx_umami_health_t *health)
+{
+    ngx_umami_store_copy_t  *copy;
+
+    copy = ngx_umami_store_get(health->conf.store, health->item);
+
+    return (copy && copy->len == sizeof(health->states)) ? copy->generation
+                                                         : 0;
+}
+
+
 ngx_int_t
 ngx_umami_health_state(ngx_umami_health_t *health, ngx_uint_t check,
-    ngx_umami_health_state_t *state)
+    ngx_umami_health_state_t *state, ngx_msec_t *until)
 {
-    ngx_umami_store_copy_t    *copy;
-    ngx_umami_health_state_t  *states;
+    ngx_str_t                     stale;
+    ngx_umami_store_copy_t       *copy;
+    ngx_umami_health_state_t     *states;
+    ngx_umami_health_settings_t  *settings;
 
-    if (!ngx_umami_health_configured(health, check)) {
+    settings = &health->conf.settings[check];
+
+    if (!settings->enabled) {
         return NGX_DECLINED;
     }
 
-    copy = ngx_umami_store_get(health->store, health->item);
+    copy = ngx_umami_store_get(health->conf.store, health->item);
 
     if (copy == NULL || copy->len != sizeof(health->states)) {
         ngx_memzero(state, sizeof(ngx_umami_health_state_t));
-        state->since = ngx_time();
+        state->since = ngx_current_msec;
+        *until = NGX_UMAMI_HEALTH_NONE;
         return NGX_OK;
     }
 
     states = (ngx_umami_health_state_t *) copy->data;
     *state = states[check];
 
-    if (state->status == NGX_UMAMI_HEALTH_PASS
-        && ngx_time() - state->checked > NGX_UMAMI_HEALTH_STALE)
-    {
+    *until = state->checked + settings->max_age;
+
+    if (state->time == 0 || state->status == NGX_UMAMI_HEALTH_FAIL) {
+        *until = NGX_UMAMI_HEALTH_NONE;
+        return NGX_OK;
+    }
+
+    if ((ngx_msec_int_t) (ngx_current_msec - *until) >= 0) {
+        ngx_str_set(&stale, "the last result is too old");
+
         state->status = NGX_UMAMI_HEALTH_FAIL;
-        state->since = state->checked + NGX_UMAMI_HEALTH_STALE;
+        state->since = *until;
+        state->sick = 1;
+        state->len = stale.len;
+        ngx_memcpy(state->reason, stale.data, stale.len);
+
+        *until = NGX_UMAMI_HEALTH_NONE;
     }
 
     return NGX_OK;
+}
+
+
+ngx_umami_health_settings_t *
+ngx_umami_health_settings(ngx_umami_health_t *health, ngx_uint_t check)
+{
+    return &health->conf.settings[check];
 }
 
 

@@ -64,6 +64,13 @@ ngx_umami_json_append(ngx_umami_json_t *array, ngx_umami_json_t *value)
 }
 
 
+void
+ngx_umami_json_free(ngx_umami_json_t *value)
+{
+    json_decref((json_t *) value);
+}
+
+
 ngx_int_t
 ngx_umami_json_dump(ngx_pool_t *pool, ngx_umami_json_t *value, ngx_str_t *text)
 {

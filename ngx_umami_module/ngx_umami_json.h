@@ -30,6 +30,8 @@ void ngx_umami_json_set(ngx_umami_json_t *object, const char *name,
     ngx_umami_json_t *value);
 void ngx_umami_json_append(ngx_umami_json_t *array, ngx_umami_json_t *value);
 
+void ngx_umami_json_free(ngx_umami_json_t *value);
+
 /* into the pool, without white space; frees the value in any case */
 ngx_int_t ngx_umami_json_dump(ngx_pool_t *pool, ngx_umami_json_t *value,
     ngx_str_t *text);

@@ -56,6 +56,8 @@ static ngx_int_t ngx_umami_lease_command(ngx_umami_lease_t *lease,
     ngx_umami_permit_t *permit, int64_t need, int64_t want, uint64_t number,
     ngx_msec_t budget, ngx_umami_redis_pt handler);
 static void ngx_umami_lease_answer(void *data, ngx_umami_redis_reply_t *reply);
+static ngx_int_t ngx_umami_lease_check(ngx_umami_redis_reply_t *reply,
+    int64_t least);
 static void ngx_umami_lease_wake(ngx_umami_permit_t *permit,
     ngx_umami_redis_reason_e reason);
 static void ngx_umami_lease_sweep(ngx_umami_lease_t *lease, ngx_uint_t any);
@@ -369,8 +371,8 @@ ngx_umami_lease_answer(void *data, ngx_umami_redis_reply_t *reply)
     reason = reply->reason;
 
     if (reason == NGX_UMAMI_REDIS_OK
-        && (reply->integers[0] < 0
-            || (uint64_t) reply->integers[0] > permit->rule->limit))
+        && (reply->integers[0] > (int64_t) permit->want
+            || ngx_umami_lease_check(reply, 0) != NGX_OK))
     {
         reason = NGX_UMAMI_REDIS_PROTOCOL;
     }
@@ -398,6 +400,30 @@ ngx_umami_lease_answer(void *data, ngx_umami_redis_reply_t *reply)
     ngx_umami_lease_arm(lease);
 
     ngx_umami_lease_wake(permit, reason);
+}
+
+
+/* the last one, which a bucket has too, is a time in microseconds */
+
+static ngx_int_t
+ngx_umami_lease_check(ngx_umami_redis_reply_t *reply, int64_t least)
+{
+    ngx_uint_t  i;
+
+    if (reply->integers[0] < least || reply->integers[4] < 0) {
+        return NGX_ERROR;
+    }
+
+    for (i = 1; i < 4; i++) {
+
+        if (reply->integers[i] < 0
+            || reply->integers[i] >= NGX_UMAMI_COUNTER_MOST)
+        {
+            return NGX_ERROR;
+        }
+    }
+
+    return NGX_OK;
 }
 
 
@@ -519,7 +545,9 @@ ngx_umami_lease_returned(void *data, ngx_umami_redis_reply_t *reply)
     lease = permit->data;
     back = 0;
 
-    failed = (reply->reason != NGX_UMAMI_REDIS_OK);
+    failed = (reply->reason != NGX_UMAMI_REDIS_OK
+              || ngx_umami_lease_check(reply, -NGX_UMAMI_COUNTER_MOST)
+                 != NGX_OK);
 
     ngx_umami_stats_add(lease->stats, lease->commands + failed, 1);
 

@@ -331,6 +331,7 @@ ngx_umami_upstream(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
         return NGX_CONF_ERROR;
     }
 
+    umcf->upstream_url = value[1];
     umcf->upstream = ngx_umami_fetch_create(cf, &value[1], &err);
 
     if (umcf->upstream == NULL) {

@@ -33,6 +33,16 @@ ngx_umami_origin_compile(ngx_str_t *text, ngx_umami_origin_t *origin)
     p = text->data;
     last = p + text->len;
 
+    if (ngx_strlchr(p, last, ',')) {
+        return "has \",\" in it: write origins one after another, each in its "
+               "own word";
+    }
+
+    if (ngx_strlchr(p, last, ' ')) {
+        return "has \" \" in it: write origins one after another, without "
+               "quotes";
+    }
+
     if (text->len == 4 && ngx_strncmp(p, "null", 4) == 0) {
         return "is what any sandboxed page sends, and can not be allowed";
     }
@@ -221,6 +231,12 @@ ngx_umami_origin_match(ngx_umami_origin_t *origins, ngx_uint_t n,
     size_t               len;
     ngx_uint_t           i;
     ngx_umami_origin_t  *o;
+
+    /* no name is so long, and the answer would be too */
+
+    if (value->len > NGX_UMAMI_ORIGIN_SIZE) {
+        return 0;
+    }
 
     for (i = 0; i < n; i++) {
 

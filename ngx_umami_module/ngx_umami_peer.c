@@ -122,14 +122,12 @@ ngx_umami_peer_move(ngx_umami_peer_t *peer, ngx_str_t *host, in_port_t port)
         return NGX_ERROR;
     }
 
-    rc = ngx_umami_peer_literal(moved, host, port);
-
-    if (rc != NGX_OK && (host->len == 0 || peer->resolver == NULL
-                         || ngx_umami_peer_name(host) != NGX_OK))
-    {
+    if (ngx_umami_peer_check(peer, host) != NGX_OK) {
         ngx_free(moved);
         return NGX_DECLINED;
     }
+
+    rc = ngx_umami_peer_literal(moved, host, port);
 
     ngx_umami_peer_close(peer);
 
@@ -146,6 +144,20 @@ ngx_umami_peer_move(ngx_umami_peer_t *peer, ngx_str_t *host, in_port_t port)
     peer->current = 0;
 
     return NGX_OK;
+}
+
+
+ngx_int_t
+ngx_umami_peer_check(ngx_umami_peer_t *peer, ngx_str_t *host)
+{
+    ngx_umami_peer_moved_t  moved;
+
+    if (ngx_umami_peer_literal(&moved, host, 0) == NGX_OK) {
+        return NGX_OK;
+    }
+
+    return (host->len && peer->resolver && ngx_umami_peer_name(host) == NGX_OK)
+           ? NGX_OK : NGX_DECLINED;
 }
 
 

@@ -62,6 +62,9 @@ char *ngx_umami_peer_init(ngx_pool_t *pool, ngx_umami_peer_t *peer,
 ngx_int_t ngx_umami_peer_move(ngx_umami_peer_t *peer, ngx_str_t *host,
     in_port_t port);
 
+/* whether it could: NGX_DECLINED if "host" is neither */
+ngx_int_t ngx_umami_peer_check(ngx_umami_peer_t *peer, ngx_str_t *host);
+
 /*
  * NGX_OK: there is an address now; NGX_AGAIN: the handler will be called, once,
  * with NGX_OK or NGX_ERROR; NGX_ERROR: there is none.

@@ -171,6 +171,13 @@ ngx_umami_postgres_schema(ngx_umami_postgres_t *pg)
 }
 
 
+u_char *
+ngx_umami_postgres_address(ngx_umami_postgres_t *pg, u_char *p, u_char *last)
+{
+    return ngx_slprintf(p, last, "%V:%d", &pg->dsn.host, (int) pg->dsn.port);
+}
+
+
 void
 ngx_umami_postgres_query(ngx_umami_postgres_t *pg, ngx_str_t *sql,
     ngx_msec_t timeout, ngx_umami_postgres_pt handler, void *data)

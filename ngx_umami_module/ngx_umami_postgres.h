@@ -72,6 +72,10 @@ void ngx_umami_postgres_set_resolver(ngx_umami_postgres_t *pg,
 /* the schema of Umami's tables, quoted for SQL; "public" unless the URL says */
 ngx_str_t *ngx_umami_postgres_schema(ngx_umami_postgres_t *pg);
 
+/* for the log: the host and the port of the URL, as they stand there */
+u_char *ngx_umami_postgres_address(ngx_umami_postgres_t *pg, u_char *p,
+    u_char *last);
+
 /*
  * Owner worker only.  The connection is made where it is needed, and is kept;
  * "sql" is copied; "timeout" is in milliseconds, for all of it.  BUSY alone is

@@ -31,6 +31,7 @@ static u_char *ngx_umami_punycode_number(u_char *p, uint32_t delta,
 static uint32_t ngx_umami_punycode_adapt(uint32_t delta, uint32_t points,
     ngx_uint_t first);
 static uint32_t ngx_umami_punycode_lower(uint32_t ch);
+static ngx_uint_t ngx_umami_punycode_mapped(uint32_t ch);
 
 
 ngx_int_t
@@ -85,7 +86,9 @@ ngx_umami_punycode_label(u_char *p, u_char *last, u_char **out, u_char *end)
 
         ch = (*p < 0x80) ? *p++ : ngx_utf8_decode(&p, last - p);
 
-        if (ch > 0x10ffff || n == NGX_UMAMI_PUNYCODE_LABEL) {
+        if (ch > 0x10ffff || n == NGX_UMAMI_PUNYCODE_LABEL
+            || ngx_umami_punycode_mapped(ch))
+        {
             return NGX_DECLINED;
         }
 
@@ -246,4 +249,34 @@ ngx_umami_punycode_lower(uint32_t ch)
     }
 
     return (ch >= 0x400 && ch <= 0x40f) ? ch + 0x50 : ch;
+}
+
+
+/*
+ * What browsers may write as something else (UTS #46), or join with what is
+ * before: better no punycode than a wrong one.
+ */
+
+static ngx_uint_t
+ngx_umami_punycode_mapped(uint32_t ch)
+{
+    if (ch >= 0x100 && ch <= 0x17f) {                    /* Latin */
+
+        if (ch == 0x131 || ch == 0x138) {
+            return 0;
+        }
+
+        return ((ch >= 0x139 && ch <= 0x148) || ch >= 0x178)
+               ? (ch & 1) || ch == 0x178 || ch == 0x17f
+               : !(ch & 1) || ch == 0x133 || ch == 0x149 || ch == 0x13f;
+    }
+
+    return (ch >= 0x80 && ch <= 0xbf)
+           || (ch >= 0x180 && ch <= 0x24f)
+           || (ch >= 0x2b0 && ch <= 0x36f)               /* accents */
+           || (ch >= 0x1e00 && ch <= 0x2bff)
+           || (ch >= 0x3000 && ch <= 0x3004)
+           || (ch >= 0x3099 && ch <= 0x309c)
+           || (ch >= 0x3130 && ch <= 0x33ff)
+           || (ch >= 0xf900 && ch <= 0xffff);
 }

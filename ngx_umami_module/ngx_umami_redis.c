@@ -159,7 +159,7 @@ ngx_umami_redis_configure(ngx_conf_t *cf, ngx_umami_redis_t *redis,
         return err;
     }
 
-    if (url.user.len && url.password.data == NULL) {
+    if (url.user.len && url.password.len == 0) {
         return "names a user without a password";
     }
 
@@ -241,7 +241,8 @@ static char *
 ngx_umami_redis_parameters(ngx_conf_t *cf, ngx_umami_redis_t *redis,
     ngx_umami_url_t *url, ngx_umami_redis_tls_t *tls)
 {
-    char       *err;
+    char       *err, *hint;
+    size_t      len;
     u_char     *text;
     ngx_str_t   name, value, *query, *known;
 
@@ -300,13 +301,23 @@ ngx_umami_redis_parameters(ngx_conf_t *cf, ngx_umami_redis_t *redis,
         }
     }
 
-    text = ngx_pnalloc(cf->pool, name.len
-                                 + sizeof("has an invalid parameter \"\""));
+    hint = "";
+
+    if (!tls->secure
+        && (ngx_umami_redis_equal(&name, "verify")
+            || ngx_umami_redis_tls_value(tls, &name)))
+    {
+        hint = ", which is for \"rediss://\"";
+    }
+
+    len = sizeof("has an invalid parameter \"\"") + name.len + ngx_strlen(hint);
+
+    text = ngx_pnalloc(cf->pool, len);
     if (text == NULL) {
         return "cannot be kept: no memory";
     }
 
-    ngx_sprintf(text, "has an invalid parameter \"%V\"%Z", &name);
+    ngx_sprintf(text, "has an invalid parameter \"%V\"%s%Z", &name, hint);
 
     return (char *) text;
 }
@@ -402,6 +413,23 @@ ngx_umami_redis_add_script(ngx_umami_redis_t *redis, ngx_str_t *source,
     *index = redis->scripts.nelts - 1;
 
     return NGX_OK;
+}
+
+
+u_char *
+ngx_umami_redis_address(ngx_umami_redis_t *redis, u_char *p, u_char *last)
+{
+    ngx_umami_peer_t  *peer;
+
+    if (redis->sentinel) {
+        return ngx_slprintf(p, last, "%V", &redis->primary);
+    }
+
+    peer = &redis->link.peer;
+
+    return (peer->host.len && peer->host.data[0] == '/')
+           ? ngx_slprintf(p, last, "%V", &peer->host)
+           : ngx_slprintf(p, last, "%V:%d", &peer->host, (int) peer->port);
 }
 
 

@@ -95,6 +95,10 @@ ngx_int_t ngx_umami_redis_add_script(ngx_umami_redis_t *redis,
 void ngx_umami_redis_set_script(ngx_umami_redis_t *redis, ngx_uint_t index,
     ngx_umami_redis_due_pt due, ngx_umami_redis_late_pt late, void *data);
 
+/* for the log: the host and the port of the URL, or a Sentinel's name */
+u_char *ngx_umami_redis_address(ngx_umami_redis_t *redis, u_char *p,
+    u_char *last);
+
 /* the host must be looked up: a resolver has to be set before workers start */
 ngx_flag_t ngx_umami_redis_named(ngx_umami_redis_t *redis);
 void ngx_umami_redis_set_resolver(ngx_umami_redis_t *redis,

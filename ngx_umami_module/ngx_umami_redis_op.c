@@ -506,14 +506,28 @@ ngx_umami_redis_op_take(ngx_umami_redis_op_t *op)
 void
 ngx_umami_redis_op_rehome(ngx_umami_redis_op_t *op, ngx_umami_redis_t *redis)
 {
-    void                *data;
-    ngx_msec_int_t       rest;
-    ngx_umami_redis_pt   handler;
+    void                  *data;
+    ngx_queue_t           *q;
+    ngx_msec_int_t         rest;
+    ngx_umami_redis_pt     handler;
+    ngx_umami_redis_op_t  *other;
 
     handler = op->handler;
     data = op->data;
 
     ngx_umami_redis_op_unwait(op);
+
+    /* one for one: else that server would hoard those that are sent on to it */
+
+    if (op->redis != redis && !ngx_queue_empty(&redis->free)) {
+        q = ngx_queue_head(&redis->free);
+        other = ngx_queue_data(q, ngx_umami_redis_op_t, queue);
+
+        ngx_queue_remove(q);
+
+        other->redis = op->redis;
+        ngx_umami_redis_op_recycle(other);
+    }
 
     op->redis = redis;
 

@@ -34,15 +34,15 @@ static ngx_str_t  ngx_umami_script_file_form = ngx_string("1");
 
 
 const char *
-ngx_umami_script_file_load(ngx_pool_t *pool, ngx_str_t *name, size_t max,
-    ngx_str_t *text, ngx_file_info_t *info)
+ngx_umami_script_file_load(ngx_pool_t *pool, ngx_str_t *name, int flags,
+    size_t max, ngx_str_t *text, ngx_file_info_t *info)
 {
     ngx_fd_t     fd;
     const char  *err;
 
-    /* no link to elsewhere is followed, and no pipe is waited for */
+    /* no pipe is waited for */
 
-    fd = ngx_open_file(name->data, NGX_FILE_RDONLY|NGX_FILE_NONBLOCK|O_NOFOLLOW,
+    fd = ngx_open_file(name->data, NGX_FILE_RDONLY|NGX_FILE_NONBLOCK|flags,
                        NGX_FILE_OPEN, 0);
 
     if (fd == NGX_INVALID_FILE) {
@@ -117,7 +117,9 @@ ngx_umami_script_file_read(ngx_pool_t *pool, ngx_str_t *dir,
         return NGX_ERROR;
     }
 
-    fault = ngx_umami_script_file_load(pool, &name,
+    /* who may write there must not lead the master elsewhere by a link */
+
+    fault = ngx_umami_script_file_load(pool, &name, O_NOFOLLOW,
                                        max + NGX_UMAMI_SCRIPT_FILE_HEAD,
                                        &text, &info);
     err = fault ? ngx_errno : 0;

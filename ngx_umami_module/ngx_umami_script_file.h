@@ -19,11 +19,11 @@
  */
 
 /*
- * A plain file into the pool, whatever is in it.  What is wrong, or NULL;
- * ngx_errno is set, or 0.
+ * A plain file into the pool, whatever is in it; "flags" may be O_NOFOLLOW.
+ * What is wrong, or NULL; ngx_errno is set, or 0.
  */
 const char *ngx_umami_script_file_load(ngx_pool_t *pool, ngx_str_t *name,
-    size_t max, ngx_str_t *text, ngx_file_info_t *info);
+    int flags, size_t max, ngx_str_t *text, ngx_file_info_t *info);
 
 /*
  * NGX_DECLINED: nothing is kept.  NGX_ERROR: what is there is not to be

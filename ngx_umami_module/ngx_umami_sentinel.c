@@ -15,6 +15,7 @@
 #define NGX_UMAMI_SENTINEL_MAX       16
 #define NGX_UMAMI_SENTINEL_BUDGET    1000   /* ms, for an answer */
 #define NGX_UMAMI_SENTINEL_INTERVAL  10000  /* ms, a fifth more or less */
+#define NGX_UMAMI_SENTINEL_COMPLAIN  60     /* seconds between warnings */
 #define NGX_UMAMI_SENTINEL_RETRY     200    /* ms, at least between two */
 
 
@@ -37,6 +38,7 @@ struct ngx_umami_sentinel_s {
     ngx_event_t                timer;
     ngx_msec_t                 asked;
     ngx_uint_t                 failed;      /* in a row */
+    time_t                     complained;  /* of what cannot be reached */
 
     ngx_umami_tls_t           *clones[NGX_UMAMI_SENTINEL_MAX];
 
@@ -409,6 +411,7 @@ ngx_umami_sentinel_primary(ngx_umami_sentinel_t *sentinel,
     ngx_umami_redis_reply_t *reply)
 {
     ngx_int_t               n;
+    ngx_uint_t              level;
     ngx_umami_peer_t       *peer;
     ngx_umami_redis_t      *redis;
     ngx_umami_resp_walk_t   walk;
@@ -439,6 +442,26 @@ ngx_umami_sentinel_primary(ngx_umami_sentinel_t *sentinel,
         return NGX_OK;
     }
 
+    /* one that is of no use does not end what is good still */
+
+    if (ngx_umami_peer_check(peer, &host->text) != NGX_OK) {
+
+        level = NGX_LOG_INFO;
+
+        if (sentinel->complained == 0
+            || ngx_time() - sentinel->complained
+               >= NGX_UMAMI_SENTINEL_COMPLAIN)
+        {
+            level = NGX_LOG_WARN;
+            sentinel->complained = ngx_time();
+        }
+
+        ngx_log_error(level, ngx_cycle->log, 0,
+                      "redis sentinel: the primary \"%V:%i\" cannot be "
+                      "reached, a name needs a \"resolver\"", &host->text, n);
+        return NGX_DECLINED;
+    }
+
     ngx_log_error(NGX_LOG_NOTICE, ngx_cycle->log, 0,
                   "redis sentinel: the primary of \"%V\" is %V:%i",
                   &redis->primary, &host->text, n);
@@ -448,9 +471,6 @@ ngx_umami_sentinel_primary(ngx_umami_sentinel_t *sentinel,
     if (ngx_umami_redis_move(redis, &host->text, (in_port_t) n, &peer->host)
         != NGX_OK)
     {
-        ngx_log_error(NGX_LOG_WARN, ngx_cycle->log, 0,
-                      "redis sentinel: the primary \"%V:%i\" cannot be "
-                      "reached, a name needs a \"resolver\"", &host->text, n);
         return NGX_DECLINED;
     }
 

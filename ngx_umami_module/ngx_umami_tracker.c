@@ -44,6 +44,12 @@ ngx_umami_tracker_check(ngx_str_t *body, ngx_str_t *endpoint)
     p = body->data;
     last = p + body->len;
 
+    /* a byte order mark */
+
+    if (ngx_memcmp(p, "\xef\xbb\xbf", 3) == 0) {
+        p += 3;
+    }
+
     while (p < last && (*p == ' ' || *p == '\t' || *p == CR || *p == LF)) {
         p++;
     }

@@ -169,7 +169,11 @@ for (['127.0.0.1', 'has no scheme'],
     ['redis://127.0.0.1/one', 'has a database that is not a number'],
     ['redis://127.0.0.1:70000', 'has an invalid port'],
     ['redis://me@127.0.0.1', 'names a user without a password'],
-    ['redis://127.0.0.1?verify=off', 'has an invalid parameter "verify"'],
+    ['redis://me:@127.0.0.1', 'names a user without a password'],
+    ['redis://127.0.0.1?verify=off', 'has an invalid parameter "verify", which '
+        . 'is for "rediss://"'],
+    ['redis://127.0.0.1?ca=a.pem', 'has an invalid parameter "ca", which is for '
+        . '"rediss://"'],
     ['redis://:pass-word?x@127.0.0.1', 'has a "?" before an "@"'],
     ['redis://:pass-word@a,b', 'names several hosts'],
     ['redis://127.0.0.1/1?cluster=on', 'has "cluster=on" and a database, a '
@@ -415,6 +419,13 @@ for (['null', 'is what any sandboxed page sends, and can not be allowed'],
     ["https://\xe4\xbe\x8b\xe3\x81\x88.\xe3\x83\x86\xe3\x82\xb9\xe3\x83\x88",
         '...write "https://xn--r8jz45g.xn--zckzah"'],
     ["https://\xf0\x9f\x98\x80.example", '...write "https://xn--e28h.example"'],
+    (map { ["https://$_.example", 'has non-ASCII letters: browsers send '
+        . 'punycode, write the name as "xn--..."'] }
+        "u\xcc\x88", "\xc5\x81", "\xef\xbd\x81", "\xe2\x93\x94",
+        "a\xe3\x80\x82b", "\xef\xac\x81"),
+    ["https://\xc5\x82.example", '...write "https://xn--tfa.example"'],
+    ['https://example.com,https://example.org', 'has "," in it: write origins '
+        . 'one after another, each in its own word'],
     ["https://a\xff.example", 'has non-ASCII letters: browsers send '
         . 'punycode, write the name as "xn--..."'],
     ["https://b\xc3\xbccher.example/", 'has a path or a trailing slash'],
@@ -448,6 +459,10 @@ for (['null', 'is what any sandboxed page sends, and can not be allowed'],
     bad(location => "umami_cors $origin;",
         "the origin \"$origin\" in \"umami_cors\" $why");
 }
+
+bad(location => "umami_cors 'https://a.example https://b.example';",
+    'the origin "https://a.example https://b.example" in "umami_cors" has " " '
+    . 'in it: write origins one after another, without quotes');
 
 bad(http => "umami_cors https://a.example $_ https://a.example;",
     'the origin "https://a.example" in "umami_cors" is duplicate, remove one')
@@ -752,9 +767,12 @@ bad(location => "umami_script $_;", "unknown \"$_\" in \"umami_script\", it "
     . 'takes "source=", "collect=", "endpoint=", "fallback=", "versioned" and '
     . '"grace=", as in "source=/script.js"') for qw{ /script.js file=/script.js
     Versioned };
-bad(location => "umami_script $_;", "invalid \"$_\" in \"umami_script\", it "
-    . 'takes a path, as in "') for qw{ source= source=script.js collect=in
-    endpoint=in collect= fallback= };
+bad(location => "umami_script $$_[0];", "invalid \"$$_[0]\" in "
+    . "\"umami_script\", it takes a path, as in \"$$_[1]\"") for
+    ['source=', 'source=/script.js'], ['source=script.js', 'source=/script.js'],
+    ['collect=in', 'collect=/api/hello'], ['collect=', 'collect=/api/hello'],
+    ['endpoint=in', 'endpoint=/api/hello'],
+    ['fallback=', 'fallback=umami/script.js'];
 bad(location => 'umami_script; umami_script;',
     '"umami_script" directive is duplicate');
 bad(location => "umami_script '$_';", 'the path "/...in "umami_script" has a '
@@ -764,8 +782,12 @@ bad(location => "umami_script '$_';", 'the path "/...in "umami_script" has a '
 bad(location => 'umami_script;', 'the path "/my script.js" in "umami_script"',
     "= '/my script.js'");
 good(location => 'umami_script source=/my%20script.js;', "= '/my script.js'");
-bad(location => 'umami_script source=/' . 'x' x 100 . ';', 'no room for the '
-    . 'counter "...": a name has at most 103 bytes');
+good(location => 'umami_script source=/' . 'x' x 36 . ';');
+bad(location => 'umami_script source=/' . 'x' x 37 . ';', 'the paths "source=/x'
+    . '...in "umami_script" are too long: they may have 37 characters together');
+bad(location => "umami_script $_ $_;", "\"$_\" in \"umami_script\" is "
+    . 'duplicate, remove one', '/script.') for 'source=/x', 'collect=/x',
+    'endpoint=/x', 'fallback=/x', 'versioned', 'grace=1d';
 
 good(location => "umami_script $_;", '= /script.js') for 'collect=/a',
     'collect=/api/a-b_c.d~e endpoint=/x', 'source=/s.js collect=/a1/b2';
@@ -773,8 +795,10 @@ bad(location => "umami_script $_;", '" in "umami_script": it is written into a '
     . 'script, and has names of letters, digits', '= /script.js')
     for map { ("'collect=$_'", "'endpoint=$_'") } qw{ / //a /a/ /a//b /a?b
         /a%20b /a`b /$a /a(b) /a<b }, '/a b';
-bad(location => 'umami_script source=/' . 'x' x 20 . ' collect=/' . 'x' x 20
-    . ';', 'no room for the counter "...": a name has at most 103 bytes');
+good(location => 'umami_script source=/' . 'x' x 16 . ' collect=/' . 'x' x 19
+    . ';');
+bad(location => 'umami_script source=/' . 'x' x 17 . ' collect=/' . 'x' x 19
+    . ';', 'in "umami_script" are too long: they may have 37 characters together');
 
 good(location => "umami_script versioned$_;", '/script.') for '',
     ' source=/x.js', ' grace=7d', ' grace=0', ' collect=/a';
@@ -804,6 +828,11 @@ good(location => "umami_script fallback=$here/tracker.js;", '= /script.js');
 good(location => "umami_script fallback=$here/tracker.js collect=/in;",
     '= /script.js');
 
+# files of a ConfigMap are links
+
+symlink 'tracker.js', "$here/link.js" or die "link.js: $!\n";
+good(location => "umami_script fallback=$here/link.js;", '= /script.js');
+
 for (['missing.js', 'cannot be opened'], ['', 'is not a regular file'],
     ['page.js', 'a page of HTML'], ['short.js', 'too short for a tracker'],
     ['none.js', 'without the path that events are sent to'],
@@ -831,6 +860,8 @@ bad(location => "umami_script_cache $_;", "unknown \"$_\" in "
 bad(location => "umami_script_cache $_;", "invalid \"$_\" in "
     . '"umami_script_cache", it takes a time, as in "')
     for qw/ max_age= max_age=off s_maxage=x stale_if_error=-1 /;
+bad(location => 'umami_script_cache max_age=1 s_maxage=1 max_age=2;',
+    '"max_age=2" in "umami_script_cache" is duplicate, remove one');
 bad(location => 'umami_script_cache max_age=1; umami_script_cache max_age=1;',
     '"umami_script_cache" directive is duplicate');
 
@@ -864,13 +895,124 @@ refused(conf(location => 'umami_script;', '= /script.js')
 good(location => "umami_heartbeat$_;") for '', map { " fail_after=$_" }
     qw/ 120s 2m 0 1h30m /;
 bad(location => "umami_heartbeat $_;", "invalid \"$_\" in \"umami_heartbeat\", "
-    . 'it takes "fail_after=" with a time, as in "fail_after=120s"')
-    for qw/ 120s fail_after= fail_after=x deep f /;
+    . 'it takes "fail_after=" with a time, as in "fail_after=120s", "drain=" '
+    . 'with the path of a file, and "detail"')
+    for qw/ 120s fail_after= fail_after=x drain= deep f /;
+good(location => "umami_heartbeat $_;") for 'drain=a/file', 'detail',
+    'detail drain=/nowhere/drain fail_after=0';
+bad(location => "umami_heartbeat $_ $_;", "\"$_\" in \"umami_heartbeat\" is "
+    . 'duplicate, remove one') for qw{ fail_after=0 drain=/nowhere detail };
 bad(location => 'umami_heartbeat; umami_heartbeat;',
     '"umami_heartbeat" directive is duplicate');
 
+# umami_health_check: each parameter, whose it is, its range, contradictions
+
+{
+    my %needs = (umami => '', 'umami-write' => '', script => '', beacons => '',
+        'user-agent' => '', postgres => 'umami_postgres '
+        . 'postgresql://u:x@127.0.0.1:1/d;', redis =>
+        'umami_redis redis://127.0.0.1:1;', edge => 'umami_client cloudfront '
+        . 'secret=0123456789abcdef;');
+    my @probes = qw/ umami umami-write postgres redis /;
+    my $location = 'umami_heartbeat; } location = /s.js { umami_script; } '
+        . 'location = /send { umami_beacon; proxy_pass http://umami;';
+
+    my $with = sub {
+        my ($name, $text) = @_;
+        return conf(location => $location) =~ s/(?=\bupstream umami)/
+            $needs{$name} umami_health_check $name $text; /r;
+    };
+
+    my $refused = sub {
+        my ($name, $text, $why) = @_;
+        refused($with->($name, $text), $why, "umami_health_check $name $text");
+    };
+
+    my $accepted = sub {
+        my ($name, $text) = @_;
+        my ($ok, $err) = $t->check_conf($with->($name, $text));
+        ok($ok, "umami_health_check $name $text") or diag($err);
+    };
+
+    my $website = 'website=b59e9c65-ae32-47f1-8400-119fcf4861c4';
+    $accepted->($_, 'interval=1s rise=3 fall=2 max_age=10s jitter=0% required '
+        . ($_ eq 'umami-write' ? $website : '')) for sort keys %needs;
+    $accepted->($_, 'off') for sort keys %needs;
+    $accepted->('umami', 'timeout=10ms interval=100ms optional jitter=50%');
+    $accepted->('umami-write', 'website=none parked=1s');
+    $accepted->('postgres', 'schema migration connections=100% parked=1d');
+    $accepted->('redis', 'write');
+    $accepted->('script', 'age=1s');
+    $accepted->('beacons', 'window=1s share=1% events=1000000');
+
+    my $ms = 'a time from 100ms to 1h';
+
+    for (['umami', 'interval=99ms', $ms], ['umami', 'interval=61m', $ms],
+        ['umami', 'interval=', $ms], ['redis', 'timeout=9ms',
+        'a time from 10ms to 1m'], ['redis', 'rise=0', 'a number from 1 to 100'],
+        ['redis', 'fall=101', 'a number from 1 to 100'],
+        ['redis', 'jitter=51%', '"0%" to "50%"'],
+        ['redis', 'jitter=5', '"0%" to "50%"'],
+        ['postgres', 'connections=0%', '"1%" to "100%"'],
+        ['postgres', 'parked=999ms', 'a time from 1s to 1d'],
+        ['umami-write', 'website=', 'the id of a website, or "none"'],
+        ['umami-write', 'website=b59e9c65', 'the id of a website, or "none"'],
+        ['umami-write', 'website=b59e9c65-ae32-47f1-8400-119fcf4861cg',
+            'the id of a website, or "none"'],
+        ['script', 'age=0', 'a time from 1s to 1d'],
+        ['beacons', 'share=101%', '"1%" to "100%"'],
+        ['beacons', 'events=0', 'a number from 1 to 1000000'])
+    {
+        my ($name, $text, $why) = @$_;
+        $refused->($name, $text,
+            qq{invalid "$text" in "umami_health_check $name", $why});
+    }
+
+    $refused->(@$_, qq{unknown "$_->[1]" in "umami_health_check $_->[0]", it }
+        . 'takes "interval=", ') for ['umami', 'schema'], ['redis', 'schema'],
+        ['beacons', 'timeout=1s'], ['redis', 'parked=1h'], ['umami', 'x'],
+        ['umami', 'requiredx'], ['script', 'write'], ['umami', 'interval'];
+
+    $refused->('umami', 'required optional', 'invalid "optional" in '
+        . '"umami_health_check umami", it is required or optional, not both');
+    $refused->('umami', 'rise=2 rise=3', '"rise=3" in "umami_health_check umami" '
+        . 'is duplicate, remove one');
+    $refused->('umami', 'off required', 'unknown "off" in');
+    $refused->('umami', 'timeout=3s interval=2s', 'the timeout of '
+        . '"umami_health_check umami" is longer than its interval: 3000 ms, '
+        . '2000 ms');
+    $refused->('umami', 'interval=1s timeout=500ms max_age=1600ms jitter=10%',
+        'the max_age of "umami_health_check umami" is too short: with its '
+        . 'interval, jitter and timeout a result may be 1600 ms old');
+    $accepted->('umami', 'interval=1s timeout=500ms max_age=1601ms jitter=10%');
+
+    $refused->('umami', '; umami_health_check umami',
+        '"umami_health_check umami" is given twice, remove one');
+    refused(conf(http => 'umami_health_check umamis;'), 'unknown check "umamis" '
+        . 'in "umami_health_check", there are "umami", "umami-write"', 'a name');
+
+    for (['umami', '"umami_upstream"', ''], ['postgres', '"umami_postgres"'],
+        ['redis', '"umami_redis"'], ['script', '"umami_script"'],
+        ['beacons', '"umami_beacon"'], ['user-agent', '"umami_beacon"'],
+        ['edge', '"umami_client cloudfront"'], ['umami-write',
+            '"website=", or "umami_postgres" to find one'])
+    {
+        my ($name, $what, $upstream) = @$_;
+        my $text = conf(http => "umami_health_check $name;")
+            =~ s/umami_beacon[^;]*;//gr;
+        $text =~ s/umami_upstream.*// if defined $upstream;
+        refused($text, "\"umami_health_check $name\" needs $what",
+            "$name without what it looks at");
+    }
+
+    refused(conf(http => "$needs{postgres} umami_health_check postgres "
+        . 'parked=1h;'), '"umami_health_check postgres" needs "umami_beacon" '
+        . 'for "parked="', 'parked without traffic');
+}
+
 good(location => 'umami_metrics;');
-bad(location => 'umami_metrics on;', 'invalid number of arguments');
+good(location => "umami_metrics $_;") for qw/ prometheus json html /;
+bad(location => 'umami_metrics on;', 'invalid value "on" in "umami_metrics"');
 bad(location => 'umami_metrics; umami_metrics;',
     '"umami_metrics" directive is duplicate');
 
@@ -897,6 +1039,7 @@ my %levels = (
     'umami_script_refresh 1m' => [qw/ http /],
     'umami_script_store store' => [qw/ http /],
     'umami_heartbeat' => [qw/ location /],
+    'umami_health_check umami' => [qw/ http /],
     'umami_metrics' => [qw/ location /],
 );
 
@@ -908,7 +1051,7 @@ for my $text (sort keys %levels) {
         bad($level => "$text;", "\"$name\" directive is not allowed here");
     }
 
-    next if $name =~ /beacon|script|heartbeat|metrics/;
+    next if $name =~ /beacon|script|heartbeat|health|metrics/;
     my $arguments = "invalid number of arguments in \"$name\" directive";
     bad($levels{$text}[0] => "$name;", $arguments);
     bad($levels{$text}[0] => "$text a b;", $arguments)
@@ -1075,13 +1218,15 @@ for (@files) {
     }
 }
 
-# each line of the language is in the production file, in this order
+# each word of the language is in the production file, in this order
 
 {
-    my @lines = map { split ' ', $_ =~ s/ *#.*//r } $production =~ /^(.*)$/mg;
+    my $words = sub { return map { split ' ', $_ =~ s/ *#.*//r =~ s/;/ ;/gr }
+        $_[0] =~ /^(.*)$/mg };
+    my @lines = $words->($production);
     my $at = 0;
 
-    for my $word (map { split ' ', $_ =~ s/ *#.*//r } $design =~ /^(.*)$/mg) {
+    for my $word ($words->($design)) {
         next if $word eq '127.0.0.1:%%PORT_0%%';
         $at++ while $at < @lines && $lines[$at] ne $word;
         last if $at++ == @lines;

@@ -199,16 +199,16 @@ sub ask {
 
     my @with = map { ('-H', "$headers[2 * $_]: $headers[2 * $_ + 1]") }
         0 .. @headers / 2 - 1;
-    my ($rc, $out);
+    my $out;
 
     # this curl may lose an answer that comes before it has sent its body
 
     for (1 .. 20) {
-        ($rc, $out) = Test::Umami::capture(['curl', '-s', '-i',
+        (undef, $out) = Test::Umami::capture(['curl', '-s', '-i',
             '--path-as-is', '--http2-prior-knowledge', '-X', $method, @with,
             defined $body ? ('--data-binary', $body) : (),
             'http://127.0.0.1:' . $t->port(1) . $uri], timeout => 20);
-        last if length $out || ($rc // 0) >> 8 != 92;
+        last if length $out;
     }
 
     return response($out =~ s{\AHTTP/2 (\d+) }{HTTP/1.1 $1 x}r);

@@ -318,13 +318,13 @@ for (['400, no Host', "GET / HTTP/1.1\r\n\r\n", 400],
         . "\r\n\r\n", 400],
     ['400, no method', "\x16\x03\x01\x02 HTTP/1.1\r\n\r\n", 400],
     ['405, TRACE', "TRACE / HTTP/1.1\r\nHost: a\r\n\r\n", 405],
-    ['414', "GET /$long HTTP/1.1\r\nHost: a\r\n\r\n", 414],
+    ['414, long line', "GET /$long HTTP/1.1\r\nHost: a\r\n\r\n", 414],
     ['494, one header', "GET / HTTP/1.1\r\nHost: a\r\nX-A: $long\r\n\r\n",
         400],
     ['494, many headers', "GET / HTTP/1.1\r\nHost: a\r\n$many\r\n", 400],
-    ['501', "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n",
+    ['501, unknown coding', "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n",
         501],
-    ['505', "GET / HTTP/3.1\r\nHost: a\r\n\r\n", 505])
+    ['505, version', "GET / HTTP/3.1\r\nHost: a\r\n\r\n", 505])
 {
     my ($name, $raw, $status) = @$_;
     my $r = response(http($raw, keepalive => 1));

@@ -303,6 +303,7 @@ becomes('https://evil.example', 'star', 'more than there is room for');
         map { $_ * 97 } 1 .. 100;
     is("@refused", '', 'no website is refused');
 }
+$t->wait_for(sub { any_origin() eq '1' }, 30, 'the list was read to its end');
 is(any_origin(), 1, 'told');
 
 $postgres->psql("DELETE FROM website WHERE domain LIKE 'site%'");

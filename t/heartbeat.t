@@ -41,6 +41,9 @@ http {
     umami_redis     %%REDIS%%;
     umami_secret    0123456789abcdef;
 
+    umami_health_check  umami fall=1 rise=1;
+    umami_health_check  redis fall=1 rise=1;
+
     server {
         listen 127.0.0.1:%%PORT_0%%;
 
@@ -74,7 +77,7 @@ sub beat {
     my $data = eval { JSON::PP->new->utf8->decode($r->{body}) } || {};
     $r->{data} = $data;
     $r->{says} = join ' ', $r->{status}, $data->{status} // 'nothing',
-        map { "$_:" . ($data->{checks}{$_}[0]{status} // 'none') }
+        map { s/:.*//r . ':' . ($data->{checks}{$_}[0]{status} // 'none') }
         sort keys %{$data->{checks} || {}};
     return $r;
 }
@@ -97,7 +100,7 @@ $t->run();
     my $r = says('/api/heartbeat', '200 warn redis:pass umami:unknown',
         'not known yet');
     is_deeply($r->{data}{ok}, JSON::PP::true, 'not known yet, ok');
-    is_deeply($r->{data}{checks}{umami}, [{ status => 'unknown' }],
+    is_deeply($r->{data}{checks}{'umami:responseTime'}, [{ status => 'unknown' }],
         'not known yet, no time');
     says('/api/heartbeat?deep', '503 fail redis:pass umami:unknown',
         'not known yet, deep');
@@ -115,10 +118,10 @@ $t->run();
     is(header($r, 'ETag'), undef, 'no ETag');
 
     my $data = $r->{data};
-    is_deeply([sort keys %$data], [qw/ checks ok status /], 'members');
+    is_deeply([sort keys %$data], [qw/ checks ok status version /], 'members');
     is_deeply($data->{ok}, JSON::PP::true, 'ok, as Umami has it');
     is($data->{status}, 'pass', 'status');
-    is_deeply([sort keys %{$data->{checks}}], [qw/ redis umami /],
+    is_deeply([sort keys %{$data->{checks}}], [qw/ redis:responseTime umami:responseTime /],
         'what is configured is checked');
 
     for my $name (sort keys %{$data->{checks}}) {
@@ -133,10 +136,10 @@ $t->run();
     }
 
     my @time = gmtime;
-    like($data->{checks}{umami}[0]{time}, qr/^@{[$time[5] + 1900]}-/,
+    like($data->{checks}{'umami:responseTime'}[0]{time}, qr/^@{[$time[5] + 1900]}-/,
         'the time is that of now');
     is(JSON::PP->new->canonical->encode({ %$data, checks => {} }),
-        '{"checks":{},"ok":true,"status":"pass"}', 'JSON');
+        '{"checks":{},"ok":true,"status":"pass","version":"1"}', 'JSON');
 
     # no word of where things are
 
@@ -277,11 +280,11 @@ for my $case (['fail', status => 500], ['fail', status => 404],
 
 {
     $t->write_file_expand('nginx.conf', $conf
-        =~ s/umami_(?:upstream|redis).*//gr);
+        =~ s/umami_(?:upstream|redis|health_check).*//gr);
     $t->reload(wait => 1);
     my $r = says('/api/heartbeat?deep', '200 pass', 'no dependency');
     is(JSON::PP->new->canonical->encode($r->{data}),
-        '{"checks":{},"ok":true,"status":"pass"}', 'no dependency, JSON');
+        '{"checks":{},"ok":true,"status":"pass","version":"1"}', 'no dependency, JSON');
 }
 
 $t->done_testing();

@@ -94,10 +94,17 @@ sub beacons {
     }
 }
 
+sub check {
+    my ($data, $which) = @_;
+    my ($key) = grep { index($_, ($which // 'user-agent') . ':') == 0 }
+        keys %{$data->{checks}};
+    return $data->{checks}{$key // ''}[0] // {};
+}
+
 sub says {
     my ($which) = @_;
     my $data = http_json('/api/heartbeat');
-    my $check = $data->{checks}{$which // 'user-agent'}[0] // {};
+    my $check = check($data, $which);
     return join ' ', map { $_ // 'nothing' } $data->{status},
         $check->{status}, $check->{observedValue};
 }
@@ -113,8 +120,7 @@ sub becomes {
 
 sub judged {
     my ($which) = @_;
-    my $time = sub { http_json('/api/heartbeat')->{checks}{$which // 'user-agent'}
-        [0]{time} // '' };
+    my $time = sub { check(http_json('/api/heartbeat'), $which)->{time} // '' };
     my $now = POSIX::strftime('%Y-%m-%dT%H:%M:%SZ', gmtime);
 
     $t->wait_for(sub { select(undef, undef, undef, 0.2); $time->() gt $now }, 12);

@@ -51,6 +51,10 @@ http {
     umami_redis     env:HEARTBEAT_REDIS;
     umami_secret    0123456789abcdef;
 
+    umami_health_check  umami    fall=1 rise=1;
+    umami_health_check  postgres fall=1 rise=1;
+    umami_health_check  redis    fall=1 rise=1;
+
     server {
         listen 127.0.0.1:%%PORT_0%%;
 
@@ -79,6 +83,8 @@ http {
 
     resolver        127.0.0.1:%%DNS%% ipv6=off;
     umami_upstream  http://%%NAME%%:%%PORT_OF_UMAMI%%;
+
+    umami_health_check  umami fall=1 rise=1;
 
     server {
         listen 127.0.0.1:%%PORT_0%%;
@@ -123,7 +129,7 @@ sub beat {
     $r->{took} = time() - $time;
     $r->{data} = $data;
     $r->{says} = join ' ', $r->{status}, $data->{status} // 'nothing',
-        map { "$_:" . ($data->{checks}{$_}[0]{status} // 'none') }
+        map { s/:.*//r . ':' . ($data->{checks}{$_}[0]{status} // 'none') }
         sort keys %{$data->{checks} || {}};
     return $r;
 }
@@ -161,7 +167,7 @@ is(beat($nginx{stuck}, '/zero?deep')->{says}, '200 pass umami:pass',
 {
     my $r = says($t, '/api/heartbeat?deep',
         '200 pass postgres:pass redis:pass umami:pass', 'all is well');
-    like($r->{data}{checks}{postgres}[0]{observedValue}, qr/^\d+$/,
+    like($r->{data}{checks}{'postgres:responseTime'}[0]{observedValue}, qr/^\d+$/,
         'postgres, time');
     my $port = $postgres->port() . '|' . $redis->port() . '|' . $umami->port();
     unlike($r->{raw}, qr/127\.0\.0\.1|pg-secret|umami\@|\b(?:$port)\b/,

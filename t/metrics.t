@@ -280,6 +280,7 @@ my %adds = (
     'umami_refused_total{reason="method-not-allowed"}' => 20,
     'umami_refused_total{reason="rate-limited"}' => 7,
     'umami_queue_total{outcome="passed"}' => 57,
+    'umami_upstream_total{result="ok"}' => 57,
     'umami_limit_total{rule="client",verdict="allowed"}' => 5,
     'umami_limit_total{rule="client",verdict="near"}' => 1,
     'umami_limit_total{rule="client",verdict="refused"}' => 7,

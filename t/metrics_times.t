@@ -153,7 +153,7 @@ $t->run();
 
     my $from = metrics();
     http_post('/limited', $beacon) for 1 .. 5;
-    $redis->mode('slow');
+    $redis->mode('silent');
     http_post('/limited', $beacon);
     $redis->mode('normal');
 
@@ -161,6 +161,9 @@ $t->run();
     my $asked = 0;
     $asked += $g->{"umami_limit_redis_total{result=\"$_\"}"} for qw/ ok timeout /;
     cmp_ok($asked, '>', 0, 'Redis was asked');
+    is($g->{'umami_limit_redis_total{result="timeout"}'}, 1, 'once in vain');
+    my @n = buckets($g, 'umami_limit_redis_seconds');
+    is($n[-1] - $n[10], 1, 'which took longer than half a second');
     is($g->{umami_limit_redis_seconds_count}, $asked, 'each question is timed');
     cmp_ok($g->{umami_limit_redis_seconds_sum}, '>', 0, 'by more than zero');
 }

@@ -60,7 +60,7 @@ sub unknown {
         }
 
         for my $value (map { split /\|/ } $labels =~ /=~?"([\w|-]+)"/g) {
-            push @bad, "$name\{$value}" if ($row // '') !~ /\Q$value\E/
+            push @bad, "$name\{$value}" if ($row // '') !~ /`\Q$value\E`/
                 && slurp('docs/directives.md') !~ /^\| `\Q$value\E` \|/m;
         }
     }

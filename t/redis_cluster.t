@@ -300,7 +300,7 @@ sub get {
 }
 
 sub heartbeat {
-    return http_json('/api/heartbeat')->{checks}{redis}[0]{status};
+    return http_json('/api/heartbeat')->{checks}{'redis:responseTime'}[0]{status};
 }
 
 sub fds { return scalar(my @fds = $t->fds()) }

@@ -245,6 +245,21 @@ $fake->mode({ reply => Test::Umami::Redis::encode('127.0.0.1',
     $primary->port()) }, 'SENTINEL');
 ok(well('after a lie'), 'the truth in the end');
 
+# one that begins to name what cannot be reached
+
+{
+    my ($from, $asked) = ($t->log_end(), $fake->count('SENTINEL'));
+    $fake->mode({ reply => Test::Umami::Redis::encode('redis.example',
+        6379) }, 'SENTINEL');
+
+    $t->wait_for(sub { get('named'); $fake->count('SENTINEL') >= $asked + 4 },
+        30, 'four lies');
+    ok(well('with a name'), 'a name: the last good address is kept');
+    is(connected($from), 0, 'a name: and the connection to it');
+    is(scalar(my @told = $t->find_in_error_log(qr/\[warn\].*cannot be reached/,
+        $from)), 1, 'a name: the log says it once');
+}
+
 unlike($t->error_log(), qr/secret-of-tests|gate-secret/,
     'the log tells no password');
 
@@ -287,6 +302,14 @@ sub links {
         $node->cli('CLIENT', 'LIST');
 }
 
+# Servers that were connected to since then, but the sentinels.
+
+sub connected {
+    my ($from) = @_;
+    return scalar(my @all = $t->find_in_error_log(qr/redis is connected/,
+        $from));
+}
+
 sub fds { return scalar(my @fds = $t->fds()) }
 
 sub get {
@@ -295,7 +318,7 @@ sub get {
 }
 
 sub heartbeat {
-    return http_json('/api/heartbeat')->{checks}{redis}[0]{status};
+    return http_json('/api/heartbeat')->{checks}{'redis:responseTime'}[0]{status};
 }
 
 # Until Redis counts.

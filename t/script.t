@@ -347,6 +347,7 @@ for (['HTML', 'not of a JavaScript type', plain(Test::Umami::Upstream::login()
         . "Content-Type: text/javascript\r\nTransfer-Encoding: chunked\r\n\r\n"
         . "0\r\n\r\n"],
     ['little', 'too short for a tracker', plain('x("/api/send")')],
+    ['a page behind a mark', 'a page of HTML', plain("\xef\xbb\xbf\n<html>$good")],
     ['another script', 'without the path that events', plain('x' x 5000)],
     ['too much', 'size', script => '"/api/send"' . ' ' x 1048576],
     ['a length that is too much', 'size', raw => {plain($good)}->{raw}

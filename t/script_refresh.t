@@ -65,7 +65,7 @@ sub metric {
 
 sub script {
     my ($item) = grep { $_->{componentId} eq '/script.js' }
-        @{http_json($_[0] // '/api/heartbeat')->{checks}{script}};
+        @{http_json($_[0] // '/api/heartbeat')->{checks}{'script:age'}};
     return $item;
 }
 

@@ -146,7 +146,7 @@ for my $signal (qw/ QUIT TERM /) {
 {
     start(REDIS => $redis, POSTGRES => $postgres);
     ok($t->wait_for(sub { http_get('/api/heartbeat')
-        =~ /"postgres":\[\{"status":"pass"/ }, 20, 'PostgreSQL'),
+        =~ /"postgres:responseTime":\[\{"status":"pass"/ }, 20, 'PostgreSQL'),
         'query: PostgreSQL is there');
     $postgres->signal('STOP');
     ok($t->wait_for(sub { unread($postgres->port()) }, 20, 'a query'),

@@ -222,6 +222,7 @@ sub slow { return $_[0] * ($ENV{TEST_NGINX_SLOW} || 1) }
 
 sub find_binary {
     my ($name) = @_;
+    $name = $ENV{TEST_REDIS_BINARY} || $name if $name eq 'redis-server';
     return -x $name ? $name : undef if $name =~ m{/};
     return (grep { -x } map { "$_/$name" }
         reverse(glob '/usr/lib/postgresql/*/bin'), split(/:/, $ENV{PATH}),

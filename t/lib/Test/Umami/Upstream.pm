@@ -265,7 +265,7 @@ package Test::Umami::Fake;
 
 use Fcntl qw/ LOCK_EX /;
 use POSIX ();
-use Socket qw/ SOL_SOCKET SO_LINGER /;
+use Socket qw/ IPPROTO_TCP SOL_SOCKET SO_LINGER TCP_NODELAY /;
 use Time::HiRes qw/ sleep time /;
 
 sub new {
@@ -326,6 +326,7 @@ sub serve {
 
         if (!(fork() // die "fork: $!\n")) {
             close $listen;
+            setsockopt $s, IPPROTO_TCP, TCP_NODELAY, 1;
             $self->connection($s, $n);
             POSIX::_exit(0);
         }
@@ -670,6 +671,12 @@ sub route {
     return (400, [@api], '{"error":{"message":"Bad request",'
         . '"code":"bad-request","status":400,"errors":["Invalid input: '
         . 'expected object, received undefined"]}}') if !$good;
+
+    # of bots, it knows those that ask for its health only
+
+    return (200, [@api], '{"beep":"boop"}') if $name eq 'send'
+        && (Test::Umami::HTTP::header($req, 'User-Agent') // '')
+        =~ /HealthChecker/;
 
     return (200, [@api], $json->encode($name eq 'send' ? stored($req, $data)
         : $name eq 'record' ? { ok => JSON::PP::true }

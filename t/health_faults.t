@@ -1,0 +1,298 @@
+#!/usr/bin/perl
+
+# Copyright (C) the ngx_umami_module authors
+
+# Tests for umami_health_check against the real PostgreSQL and Redis: stopped,
+# killed, frozen, restarted, overloaded, of another schema, read-only, asleep.
+# prove -v shows the time until the heartbeat tells of each, and how long it
+# took to answer meanwhile.
+
+use strict;
+use warnings;
+
+use Test::More;
+
+use FindBin;
+use lib "$FindBin::Bin/lib";
+
+use IO::Socket::INET;
+use JSON::PP ();
+use Time::HiRes qw/ sleep time /;
+
+use Test::Umami;
+use Test::Umami::Postgres;
+use Test::Umami::Redis;
+use Test::Umami::Upstream;
+
+my $t = Test::Umami->new()->has_daemon(qw/ redis-server initdb postgres psql /);
+
+my $postgres = Test::Umami::Postgres->real($t, set => {
+    max_connections => 20, superuser_reserved_connections => 3 });
+my $redis = Test::Umami::Redis->real($t);
+my $umami = Test::Umami::Upstream->new($t);
+
+$t->set(UMAMI => $umami->address(), REDIS => $redis->url(),
+    POSTGRES => $postgres->url(query => 'schema=analytics'),
+    PUBLIC => $postgres->url());
+
+my $conf = <<'CONF';
+%%TEST_GLOBALS%%
+
+worker_processes 1;
+
+events {
+}
+
+http {
+    %%TEST_GLOBALS_HTTP%%
+
+    umami_upstream      http://%%UMAMI%%;
+    umami_postgres      %%POSTGRES%%;
+    umami_redis         %%REDIS%%;
+    umami_secret        0123456789abcdef;
+
+    umami_health_check  umami    interval=200ms timeout=100ms max_age=5s;
+    umami_health_check  postgres interval=200ms timeout=200ms max_age=5s
+                                 schema migration connections=70%;
+    umami_health_check  redis    interval=200ms timeout=100ms max_age=5s write;
+
+    server {
+        listen 127.0.0.1:%%PORT_0%%;
+
+        location = /lb {
+            umami_heartbeat fail_after=0;
+        }
+
+        location = /detail {
+            umami_heartbeat detail;
+        }
+    }
+}
+CONF
+
+$postgres->psql($_) for 'create schema analytics', map {
+    "create table analytics.$_" } 'website (website_id uuid)',
+    'website_event (event_id uuid)', '_prisma_migrations (id text, '
+    . 'finished_at timestamptz, rolled_back_at timestamptz)';
+$postgres->psql("insert into analytics._prisma_migrations values ('01', now())");
+
+$t->write_file_expand('nginx.conf', $conf);
+$t->run();
+
+# As a load balancer does, over one connection; and how long each answer takes.
+
+my ($socket, @took);
+
+sub ask {
+    my ($uri) = @_;
+    my $time = time();
+
+    $socket ||= IO::Socket::INET->new(PeerAddr => '127.0.0.1',
+        PeerPort => $t->port(0)) or die "no connection: $!\n";
+    my $r = response(http_request('GET', $uri, undef, -keepalive => 1,
+        -socket => $socket));
+
+    push @took, time() - $time;
+    $r->{data} = JSON::PP->new->utf8->decode($r->{body});
+    return $r;
+}
+
+sub check { return ask('/detail')->{data}{checks}{"$_[0]:responseTime"}[0] }
+
+sub told {
+    my ($check, $is, $name) = @_;
+    my ($time, $r) = time();
+    @took = ();
+    $t->wait_for(sub { sleep 0.01; check($check)->{status} eq $is }, 20);
+    $r = check($check);
+    is($r->{status}, $is, $name);
+    my @sorted = sort { $a <=> $b } @took;
+    note(sprintf 'told after %d ms; an answer takes %.2f ms, at most %.2f ms '
+        . '(%d answers)', (time() - $time) * 1000,
+        $sorted[@sorted / 2] * 1000, $sorted[-1] * 1000, scalar @sorted);
+    return $r->{output} // '';
+}
+
+sub state {
+    my ($uri) = @_;
+    my $r = ask($uri);
+    return "$r->{status} $r->{data}{status}";
+}
+
+told($_, 'pass', "$_, at first") for qw/ umami postgres redis /;
+is(state('/lb?deep'), '200 pass', 'all is well');
+
+{
+    my $check = ask('/lb')->{data}{checks}{'postgres:connections'}[0];
+    is($check->{status}, 'pass', 'connections');
+    is($check->{observedUnit}, 'percent', 'connections, unit');
+    cmp_ok($check->{observedValue}, '<', 50, 'connections, some');
+}
+
+# PostgreSQL: each fault, by its end, and the way back
+
+my @faults = (
+    ['stopped', qr/^connect/, sub { $postgres->stop() },
+        sub { $postgres->start() }],
+    ['killed', qr/^(?:connect|closed)/, sub { $postgres->stop('KILL') },
+        sub { $postgres->start() }],
+    ['frozen', qr/^timeout: the (?:query|connection) was not .* in time$/,
+        sub { $postgres->signal('STOP') }, sub { $postgres->signal('CONT') }],
+    ['without its tables', qr/^Umami's tables are not in the schema: "analytics"/,
+        sub { $postgres->psql('alter schema analytics rename to other; '
+            . 'create schema analytics; create table analytics.website (id int); '
+            . 'create table analytics._prisma_migrations (finished_at int, '
+            . 'rolled_back_at int)') },
+        sub { $postgres->psql('set client_min_messages = error; '
+            . 'drop schema analytics cascade; '
+            . 'alter schema other rename to analytics') }],
+    ['in a migration', qr/^a migration of the schema is not finished$/,
+        sub { $postgres->psql('insert into analytics._prisma_migrations '
+            . "values ('02')") },
+        sub { $postgres->psql('update analytics._prisma_migrations '
+            . "set rolled_back_at = now() where id = '02'") }],
+    ['overloaded', qr/^too many connections are used: 1\d of 17$/,
+        \&crowd, \&disperse],
+);
+
+sub crowd {
+    $t->run_daemon($postgres->as_account('psql', '-X', '-h', $postgres->{dir},
+        '-p', $postgres->port(), qw/ -U umami -d umami -c /,
+        'select pg_sleep(60)')) for 1 .. 12;
+}
+
+sub disperse {
+    $postgres->psql("select pg_terminate_backend(pid) from pg_stat_activity "
+        . "where query like '%pg_sleep(60)' and pid <> pg_backend_pid()");
+}
+
+for (@faults) {
+    my ($name, $why, $break, $mend) = @$_;
+    my $from = $t->log_end();
+
+    $break->();
+    like(told('postgres', 'fail', "PostgreSQL is $name"), $why, 'why');
+    is(state('/lb'), '200 warn', 'the load balancer goes on');
+    is(state('/lb?deep'), '503 fail', 'deep');
+
+    my $port = $postgres->port();
+    my @lines = $t->find_in_error_log(qr/heartbeat: postgres fails/, $from);
+    is(scalar @lines, 1, 'the log has a line');
+    like($lines[0] // '', qr/, at "127\.0\.0\.1:$port"/, 'with the address');
+
+    if ($name eq 'overloaded') {
+        my $check = ask('/lb')->{data}{checks}{'postgres:connections'}[0];
+        is($check->{status}, 'fail', 'connections');
+        cmp_ok($check->{observedValue}, '>=', 70, 'connections, many');
+    }
+
+    $mend->();
+    told('postgres', 'pass', 'and it is back');
+    is(scalar(@lines = $t->find_in_error_log(
+        qr/\[notice\].*heartbeat: postgres is back after \d+ s/, $from)), 1,
+        'the log has a line');
+}
+
+# Redis: what PING does not see
+
+for (['stopped', qr/^(?:connect|closed)/, sub { $redis->stop('KILL') },
+        sub { $redis->start() }],
+    ['frozen', qr/^timeout/, sub { $redis->signal('STOP') },
+        sub { $redis->signal('CONT') }],
+    ['read-only', qr/^refused/, sub { $redis->cli(qw/ replicaof 127.0.0.1 1 /) },
+        sub { $redis->cli(qw/ replicaof no one /) }],
+    ['full', qr/^refused/, sub { $redis->cli(qw/ config set maxmemory 1 /) },
+        sub { $redis->cli(qw/ config set maxmemory 0 /) }])
+{
+    my ($name, $why, $break, $mend) = @$_;
+
+    $break->();
+    like(told('redis', 'fail', "Redis is $name"), $why, 'why');
+    is(state('/lb'), '200 warn', 'the load balancer goes on');
+    $mend->();
+    told('redis', 'pass', 'and it is back');
+}
+
+# One that comes and goes faster than it is believed is told of once.
+
+{
+    my $from = $t->log_end();
+    for (1 .. 6) {
+        $postgres->signal('STOP');
+        sleep 0.25;
+        $postgres->signal('CONT');
+        sleep 0.35;
+    }
+    told('postgres', 'pass', 'PostgreSQL was frozen six times for a moment');
+    my @lines = $t->find_in_error_log(qr/heartbeat: postgres /, $from);
+    note(scalar(@lines) . ' lines in the log');
+    cmp_ok(scalar @lines, '<=', 4, 'flapping is kept from the log');
+}
+
+is($postgres->psql('select count(*) from pg_stat_activity where '
+    . "application_name = 'ngx_umami_module'"), 1, 'no connection is left behind');
+
+# a database that may sleep
+
+{
+    my $n = Test::Umami->new();
+    $n->set(UMAMI => $umami->address(), POSTGRES => $postgres->url());
+    $n->write_file_expand('nginx.conf', <<'CONF');
+%%TEST_GLOBALS%%
+
+worker_processes 1;
+
+events {
+}
+
+http {
+    %%TEST_GLOBALS_HTTP%%
+
+    umami_upstream      http://%%UMAMI%%;
+    umami_postgres      %%POSTGRES%%;
+    umami_health_check  postgres interval=100ms parked=1s max_age=5s;
+
+    server {
+        listen 127.0.0.1:%%PORT_0%%;
+
+        location = /lb {
+            umami_heartbeat;
+        }
+
+        location = /api/send {
+            umami_beacon;
+            umami_websites off;
+            proxy_pass http://%%UMAMI%%;
+        }
+    }
+}
+CONF
+    $t->stop();
+    $n->run();
+
+    my $status = sub { $n->http_json('/lb?deep')
+        ->{checks}{'postgres:responseTime'}[0]{status} };
+    my $connections = sub { $postgres->psql('select count(*) from '
+        . "pg_stat_activity where application_name = 'ngx_umami_module'") };
+
+    $n->wait_for(sub { sleep 0.02; $status->() eq 'pass' });
+    is($status->(), 'pass', 'awake');
+    $n->wait_for(sub { sleep 0.02; $status->() eq 'parked' }, 10);
+    is($status->(), 'parked', 'nobody needs it');
+    is($n->http_json('/lb?deep')->{status}, 'pass', 'that is no fault');
+    ok($n->wait_for(sub { $connections->() == 0 }, 5), 'no connection is kept');
+
+    $postgres->stop();
+    sleep 0.5;
+    is($status->(), 'parked', 'nobody asks it');
+
+    $n->http_post('/api/send', '{"type":"event","payload":{"website":'
+        . '"b59e9c65-ae32-47f1-8400-119fcf4861c4","url":"/"}}');
+    $n->wait_for(sub { sleep 0.02; $status->() eq 'fail' }, 10);
+    is($status->(), 'fail', 'an event, and it is asked');
+    like($n->error_log(), qr/\[notice\].*heartbeat: postgres is parked/,
+        'the log knows');
+    $n->stop();
+}
+
+$t->done_testing();
