@@ -192,6 +192,25 @@ $t->run();
     is(scalar @{ $later->{offenders} }, 64, 'and the offenders');
 }
 
+# a browser runs it under its policy, with the figures of this gateway
+
+SKIP: {
+    my $chromium = Test::Umami::find_binary('chromium');
+    skip 'chromium is not installed', 4 if !$chromium;
+
+    my ($rc, $dom, $err) = Test::Umami::capture(['timeout', '60', $chromium,
+        qw/ --headless=new --no-sandbox --disable-gpu --enable-logging=stderr
+            --virtual-time-budget=2000 --dump-dom /,
+        '--user-data-dir=' . $t->testdir() . '/chromium',
+        'http://127.0.0.1:' . $t->port(0) . '/status']);
+    is($rc, 0, 'chromium');
+    like($dom, qr/<th scope="row">umami<.*?<span class="mark pass">/s,
+        'it shows what is up');
+    like($dom, qr/<th scope="row">rate-limited</, 'and what was refused');
+    unlike($err, qr/CONSOLE.*(?:Refused|violates|Error)/,
+        'nothing is forbidden, or fails') or diag($err);
+}
+
 # the embedded metric format
 
 {
