@@ -22,9 +22,13 @@
 #include "ngx_umami_redis.h"
 #include "ngx_umami_rule.h"
 #include "ngx_umami_script.h"
+#include "ngx_umami_sight.h"
 #include "ngx_umami_sites.h"
 #include "ngx_umami_stats.h"
 #include "ngx_umami_store.h"
+
+
+#define NGX_UMAMI_VERSION  "0.1.0"
 
 
 /* nginx 1.23.0 made lists of equal headers out of arrays of pointers */
@@ -57,6 +61,7 @@ typedef struct {
     ngx_umami_stats_t          *stats;
     ngx_umami_store_t          *store;
     ngx_umami_local_t          *local;
+    ngx_umami_sight_t          *sight;         /* for a status page, or NULL */
 
     /* NULL where the directive is absent */
     ngx_umami_fetch_origin_t   *upstream;
@@ -285,6 +290,7 @@ struct ngx_http_umami_ctx_s {
     ngx_http_umami_verdict_t   *verdicts;
     ngx_uint_t                  nverdicts;
     void                       *verdict_conf;
+    uint64_t                    redis_time;  /* microseconds, the longest */
     ngx_uint_t                  exposed;    /* headers that CORS tells of */
 
     /* queue */
@@ -305,6 +311,7 @@ struct ngx_http_umami_ctx_s {
 
     /* answer: why it is refused, and what is told with it */
     ngx_uint_t                  reason;
+    ngx_str_t                   code;       /* that was told, or is */
     ngx_uint_t                  status;
     ngx_uint_t                  retry_after;  /* seconds, 0: not told */
     ngx_str_t                   allow;
@@ -451,6 +458,23 @@ ngx_int_t ngx_http_umami_forward_step(ngx_http_request_t *r,
     ngx_http_umami_ctx_t *ctx);
 ngx_int_t ngx_http_umami_forward_subrequest(ngx_http_request_t *r);
 void ngx_http_umami_forward_cleanup(ngx_http_umami_ctx_t *ctx);
+
+
+/* of a request that ends: what Umami made of it, and in which time */
+void ngx_http_umami_metrics_count(ngx_http_request_t *r,
+    ngx_http_umami_ctx_t *ctx);
+
+
+/* the code of a reason */
+const ngx_str_t *ngx_http_umami_reason(ngx_uint_t reason);
+
+/* who was refused is remembered for the status page */
+void ngx_http_umami_sight_refused(ngx_http_request_t *r,
+    ngx_http_umami_ctx_t *ctx);
+
+/* ctx->client_id, or NGX_DECLINED: there is no address */
+ngx_int_t ngx_http_umami_client_id(ngx_http_request_t *r,
+    ngx_http_umami_ctx_t *ctx);
 
 
 /* whole seconds until there may be a script, at least one */

@@ -212,8 +212,13 @@ ngx_http_umami_refuse(ngx_http_request_t *r, ngx_http_umami_ctx_t *ctx,
     ngx_umami_stats_add(umcf->stats, uamcf->counters[reason], 1);
 
     ctx->reason = reason;
+    ctx->code = *ngx_http_umami_reason(reason);
     ctx->status = status;
     ctx->keepalive = r->keepalive ? 1 : 0;
+
+    if (umcf->sight) {
+        ngx_http_umami_sight_refused(r, ctx);
+    }
 
     return status;
 }
@@ -223,7 +228,14 @@ ngx_int_t
 ngx_http_umami_answer(ngx_http_request_t *r, ngx_str_t *reason,
     ngx_str_t *json)
 {
-    ngx_http_complex_value_t  cv;
+    ngx_http_umami_ctx_t      *ctx;
+    ngx_http_complex_value_t   cv;
+
+    ctx = ngx_http_umami_get_ctx(r);
+
+    if (ctx) {
+        ctx->code = *reason;
+    }
 
     if (ngx_http_umami_add_header(r, &ngx_http_umami_answer_header_cache,
                                   &ngx_http_umami_answer_no_store)
@@ -349,6 +361,8 @@ ngx_http_umami_answer_error(ngx_http_request_t *r, ngx_http_umami_ctx_t *ctx)
     }
 
     ngx_http_umami_answer_find(r, ctx->reason, &text);
+
+    ctx->code = text.code;
 
     len = sizeof("{\"error\":{\"code\":\"\",\"message\":\"\",\"status\":}}") - 1
           + text.code.len + text.message.len + NGX_INT_T_LEN;
@@ -510,6 +524,15 @@ ngx_http_umami_answer_find(ngx_http_request_t *r, ngx_uint_t reason,
     {
         *text = ngx_http_umami_answer_umami[0];
     }
+}
+
+
+const ngx_str_t *
+ngx_http_umami_reason(ngx_uint_t reason)
+{
+    return (reason < NGX_HTTP_UMAMI_BODY_REASONS)
+           ? &ngx_http_umami_answer_reasons[reason].code
+           : ngx_umami_body_code(reason - NGX_HTTP_UMAMI_BODY_REASONS);
 }
 
 

@@ -53,6 +53,12 @@ static ngx_umami_stats_family_t  ngx_http_umami_limit_redis_family = {
 };
 
 
+static ngx_umami_stats_family_t  ngx_http_umami_limit_times_family = {
+    ngx_string("umami_limit_redis_seconds"),
+    ngx_string("Time from a question to Redis to its end."), 3
+};
+
+
 static ngx_umami_stats_family_t  ngx_http_umami_limit_forgotten_family = {
     ngx_string("umami_limit_forgotten_total"),
     ngx_string("Counters that made room for others in a full umami_zone."), 0
@@ -340,6 +346,26 @@ ngx_http_umami_limit_local(ngx_http_request_t *r,
 
 
 void
+ngx_http_umami_limit_time(ngx_http_request_t *r, uint64_t asked)
+{
+    uint64_t                           time;
+    ngx_http_umami_ctx_t              *ctx;
+    ngx_http_umami_main_conf_t        *umcf;
+    ngx_http_umami_limit_main_conf_t  *ulmcf;
+
+    umcf = ngx_http_get_module_main_conf(r, ngx_umami_module);
+    ulmcf = ngx_http_get_module_main_conf(r, ngx_http_umami_limit_module);
+    ctx = ngx_http_umami_get_ctx(r);
+
+    time = ngx_umami_stats_clock() - asked;
+
+    ngx_umami_stats_observe(umcf->stats, ulmcf->times, time);
+
+    ctx->redis_time = ngx_max(ctx->redis_time, time);
+}
+
+
+void
 ngx_http_umami_limit_count(ngx_http_request_t *r, ngx_uint_t i)
 {
     ngx_http_umami_main_conf_t  *umcf;
@@ -398,6 +424,14 @@ ngx_http_umami_limit_add_counters(ngx_conf_t *cf)
     }
 
     ulmcf->forgotten = n;
+
+    n = ngx_umami_stats_histogram(umcf->stats,
+                                  &ngx_http_umami_limit_times_family);
+    if (n == NGX_ERROR) {
+        return NGX_ERROR;
+    }
+
+    ulmcf->times = n;
 
     return NGX_OK;
 }

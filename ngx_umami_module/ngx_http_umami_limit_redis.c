@@ -221,6 +221,7 @@ ngx_http_umami_limit_ask(ngx_http_request_t *r,
         *arg++ = ngx_http_umami_limit_flags[lctx->limits[i]->dry_run];
     }
 
+    group->asked = ngx_umami_stats_clock();
     group->op = ngx_umami_redis_eval(umcf->redis, ulmcf->script, group->n,
                                      arg - args, args, umcf->limit_timeout,
                                      ngx_http_umami_limit_reply, group,
@@ -254,6 +255,7 @@ ngx_http_umami_limit_reply(void *data, ngx_umami_redis_reply_t *reply)
     reason = ngx_http_umami_limit_check(reply);
 
     ngx_http_umami_limit_result(r, reason);
+    ngx_http_umami_limit_time(r, group->asked);
 
     refused = 0;
 
@@ -552,6 +554,8 @@ ngx_http_umami_limit_expire(ngx_event_t *ev)
 {
     ngx_http_umami_limit_ctx_t *lctx = ev->data;
 
+    ngx_uint_t  i;
+
     if (lctx->ctx->wake.posted) {
         return;
     }
@@ -561,6 +565,14 @@ ngx_http_umami_limit_expire(ngx_event_t *ev)
         lctx->reason = NGX_UMAMI_REDIS_TIMEOUT;
 
     } else {
+
+        for (i = 0; i < lctx->ngroups; i++) {
+            if (lctx->groups[i].op) {
+                ngx_http_umami_limit_time(lctx->ctx->request,
+                                          lctx->groups[i].asked);
+            }
+        }
+
         ngx_http_umami_limit_detach(lctx);
         ngx_http_umami_limit_failed(lctx->ctx->request, lctx,
                                     NGX_UMAMI_REDIS_TIMEOUT);

@@ -27,6 +27,7 @@ typedef struct {
     ngx_uint_t                     script;
     ngx_uint_t                     redis;     /* the first of the reasons' */
     ngx_uint_t                     forgotten;
+    ngx_uint_t                     times;     /* a histogram */
 } ngx_http_umami_limit_main_conf_t;
 
 
@@ -35,6 +36,7 @@ typedef struct {
 struct ngx_http_umami_limit_group_s {
     ngx_http_umami_limit_ctx_t    *lctx;
     ngx_umami_redis_op_t          *op;        /* NULL: nothing is awaited */
+    uint64_t                       asked;     /* microseconds */
     ngx_uint_t                     first;
     ngx_uint_t                     n;
 };
@@ -61,6 +63,7 @@ void ngx_http_umami_limit_late(void *data, ngx_str_t *args, ngx_uint_t nkeys,
 /* judges the first "n" of the rules */
 void ngx_http_umami_limit_local(ngx_http_request_t *r,
     ngx_http_umami_limit_ctx_t *lctx, ngx_uint_t n, ngx_uint_t how);
+void ngx_http_umami_limit_time(ngx_http_request_t *r, uint64_t asked);
 void ngx_http_umami_limit_count(ngx_http_request_t *r, ngx_uint_t i);
 
 

@@ -301,6 +301,7 @@ ngx_http_umami_cleanup(void *data)
     ngx_http_umami_lease_cleanup(ctx);
     ngx_http_umami_queue_release(ctx);
     ngx_http_umami_forward_cleanup(ctx);
+    ngx_http_umami_metrics_count(ctx->request, ctx);
 }
 
 

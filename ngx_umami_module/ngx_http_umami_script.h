@@ -19,6 +19,7 @@
 typedef struct {
     ngx_path_t                  *store;
     ngx_msec_t                   refresh;
+    ngx_uint_t                   answers;       /* the first of them */
 } ngx_http_umami_script_main_conf_t;
 
 

@@ -29,7 +29,10 @@ static ngx_table_elt_t *ngx_http_umami_script_push(ngx_http_request_t *r,
     ngx_str_t *name, u_char *data, size_t len);
 static ngx_uint_t ngx_http_umami_script_coding(ngx_http_request_t *r,
     ngx_umami_script_version_t *version);
+static void ngx_http_umami_script_count(ngx_http_request_t *r,
+    ngx_uint_t coding);
 static void ngx_http_umami_script_release(void *data);
+static ngx_int_t ngx_http_umami_script_add_counters(ngx_conf_t *cf);
 static ngx_int_t ngx_http_umami_script_init_module(ngx_cycle_t *cycle);
 static ngx_int_t ngx_http_umami_script_init_worker(ngx_cycle_t *cycle);
 
@@ -62,6 +65,24 @@ static ngx_str_t  ngx_http_umami_script_encoding =
 
 static ngx_str_t  ngx_http_umami_script_codings[] = {
     ngx_string("identity"), ngx_string("gzip"), ngx_string("br")
+};
+
+
+static ngx_umami_stats_family_t  ngx_http_umami_script_answers_family = {
+    ngx_string("umami_script_answers_total"),
+    ngx_string("Scripts that were served, by what was sent."), 0
+};
+
+
+#define NGX_HTTP_UMAMI_SCRIPT_NOT_MODIFIED  NGX_UMAMI_CODINGS
+#define NGX_HTTP_UMAMI_SCRIPT_ANSWERS       (NGX_UMAMI_CODINGS + 1)
+
+
+/* in the order of ngx_umami_coding_e, and one more */
+
+static ngx_str_t  ngx_http_umami_script_answers[] = {
+    ngx_string("variant=\"identity\""), ngx_string("variant=\"gzip\""),
+    ngx_string("variant=\"br\""), ngx_string("variant=\"not_modified\"")
 };
 
 
@@ -107,7 +128,7 @@ static ngx_command_t  ngx_http_umami_script_commands[] = {
 
 
 static ngx_http_module_t  ngx_http_umami_script_module_ctx = {
-    NULL,                                  /* preconfiguration */
+    ngx_http_umami_script_add_counters,    /* preconfiguration */
     ngx_http_umami_script_init,            /* postconfiguration */
 
     ngx_http_umami_script_create_main_conf, /* create main configuration */
@@ -207,6 +228,8 @@ ngx_http_umami_script_handler(ngx_http_request_t *r)
     r->headers_out.content_length_n = version->len[coding];
 
     rc = ngx_http_send_header(r);
+
+    ngx_http_umami_script_count(r, coding);
 
     if (rc == NGX_ERROR || rc > NGX_OK || r->header_only) {
         return rc;
@@ -479,10 +502,59 @@ ngx_http_umami_script_coding(ngx_http_request_t *r,
 }
 
 
+/* the header was sent, by which conditions have been judged */
+
+static void
+ngx_http_umami_script_count(ngx_http_request_t *r, ngx_uint_t coding)
+{
+    ngx_http_umami_main_conf_t         *umcf;
+    ngx_http_umami_script_main_conf_t  *usmcf;
+
+    umcf = ngx_http_get_module_main_conf(r, ngx_umami_module);
+    usmcf = ngx_http_get_module_main_conf(r, ngx_http_umami_script_module);
+
+    if (r->headers_out.status == NGX_HTTP_NOT_MODIFIED) {
+        coding = NGX_HTTP_UMAMI_SCRIPT_NOT_MODIFIED;
+    }
+
+    ngx_umami_stats_add(umcf->stats, usmcf->answers + coding, 1);
+}
+
+
 static void
 ngx_http_umami_script_release(void *data)
 {
     ngx_umami_store_release(data);
+}
+
+
+static ngx_int_t
+ngx_http_umami_script_add_counters(ngx_conf_t *cf)
+{
+    ngx_int_t                           n;
+    ngx_uint_t                          i;
+    ngx_http_umami_main_conf_t         *umcf;
+    ngx_http_umami_script_main_conf_t  *usmcf;
+
+    umcf = ngx_http_conf_get_module_main_conf(cf, ngx_umami_module);
+    usmcf = ngx_http_conf_get_module_main_conf(cf,
+                                               ngx_http_umami_script_module);
+
+    for (i = 0; i < NGX_HTTP_UMAMI_SCRIPT_ANSWERS; i++) {
+
+        n = ngx_umami_stats_register(umcf->stats,
+                                     &ngx_http_umami_script_answers_family,
+                                     &ngx_http_umami_script_answers[i]);
+        if (n == NGX_ERROR) {
+            return NGX_ERROR;
+        }
+
+        if (i == 0) {
+            usmcf->answers = n;
+        }
+    }
+
+    return NGX_OK;
 }
 
 

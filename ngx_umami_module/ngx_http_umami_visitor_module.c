@@ -119,27 +119,22 @@ static ngx_int_t
 ngx_http_umami_visitor_id_variable(ngx_http_request_t *r,
     ngx_http_variable_value_t *v, uintptr_t data)
 {
-    ngx_umami_hmac_t            *hmac;
-    ngx_http_umami_ctx_t        *ctx;
-    ngx_http_umami_main_conf_t  *umcf;
+    ngx_int_t              rc;
+    ngx_http_umami_ctx_t  *ctx;
 
-    umcf = ngx_http_get_module_main_conf(r, ngx_umami_module);
+    ctx = ngx_http_umami_add_ctx(r);
+    if (ctx == NULL) {
+        return NGX_ERROR;
+    }
 
-    hmac = umcf->daily ? umcf->daily : umcf->hmac;
+    rc = ngx_http_umami_client_id(r->main, ctx);
 
-    /* without any directive of the module nothing has made a key */
-
-    if (hmac == NULL) {
+    if (rc == NGX_DECLINED) {
         v->not_found = 1;
         return NGX_OK;
     }
 
-    ctx = ngx_http_umami_add_ctx(r);
-
-    if (ctx == NULL
-        || ngx_http_umami_client_address(r->main, ctx) != NGX_OK
-        || ngx_http_umami_visitor_id(r->main, ctx, hmac) != NGX_OK)
-    {
+    if (rc != NGX_OK) {
         return NGX_ERROR;
     }
 
@@ -150,6 +145,30 @@ ngx_http_umami_visitor_id_variable(ngx_http_request_t *r,
     v->not_found = 0;
 
     return NGX_OK;
+}
+
+
+ngx_int_t
+ngx_http_umami_client_id(ngx_http_request_t *r, ngx_http_umami_ctx_t *ctx)
+{
+    ngx_umami_hmac_t            *hmac;
+    ngx_http_umami_main_conf_t  *umcf;
+
+    umcf = ngx_http_get_module_main_conf(r, ngx_umami_module);
+
+    hmac = umcf->daily ? umcf->daily : umcf->hmac;
+
+    /* without any directive of the module nothing has made a key */
+
+    if (hmac == NULL) {
+        return NGX_DECLINED;
+    }
+
+    if (ngx_http_umami_client_address(r, ctx) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
+    return ngx_http_umami_visitor_id(r, ctx, hmac);
 }
 
 

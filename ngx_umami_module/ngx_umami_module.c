@@ -188,6 +188,16 @@ ngx_umami_init_main_conf(ngx_conf_t *cf, void *conf)
         zone->data = umcf->sites;
     }
 
+    if (umcf->sight) {
+        zone = ngx_umami_add_zone(cf, "umami_sight", NGX_UMAMI_SIGHT_SIZE);
+        if (zone == NULL) {
+            return NGX_CONF_ERROR;
+        }
+
+        zone->init = ngx_umami_sight_init_zone;
+        zone->data = umcf->sight;
+    }
+
     zone = ngx_umami_add_zone(cf, "umami_limit", umcf->zone_size - store_size
                                                  - sites_size
                                                  - NGX_UMAMI_STATS_SIZE);

@@ -22,12 +22,37 @@ struct ngx_umami_stats_zone_s {
 };
 
 
+typedef struct {
+    uint64_t      bound;
+    ngx_str_t     labels;
+} ngx_umami_stats_bucket_t;
+
+
 static ngx_atomic_uint_t ngx_umami_stats_held(ngx_umami_stats_zone_t *zone,
     ngx_uint_t column);
 static ngx_int_t ngx_umami_stats_column(ngx_umami_stats_zone_t *zone,
     ngx_umami_stats_counter_t *counter);
 static ngx_int_t ngx_umami_stats_name(u_char *names, ngx_uint_t *n,
     ngx_uint_t max, u_char *name, size_t len);
+
+
+static ngx_umami_stats_bucket_t  ngx_umami_stats_buckets[] = {
+    { 250, ngx_string("le=\"0.00025\"") },
+    { 500, ngx_string("le=\"0.0005\"") },
+    { 1000, ngx_string("le=\"0.001\"") },
+    { 2500, ngx_string("le=\"0.0025\"") },
+    { 5000, ngx_string("le=\"0.005\"") },
+    { 10000, ngx_string("le=\"0.01\"") },
+    { 25000, ngx_string("le=\"0.025\"") },
+    { 50000, ngx_string("le=\"0.05\"") },
+    { 100000, ngx_string("le=\"0.1\"") },
+    { 250000, ngx_string("le=\"0.25\"") },
+    { 500000, ngx_string("le=\"0.5\"") },
+    { 1000000, ngx_string("le=\"1\"") },
+    { 5000000, ngx_string("le=\"5\"") },
+    { (uint64_t) -1, ngx_string("le=\"+Inf\"") },
+    { 0, ngx_null_string }
+};
 
 
 ngx_umami_stats_t *
@@ -67,6 +92,32 @@ ngx_umami_stats_register(ngx_umami_stats_t *stats,
     counter->column = 0;
 
     return stats->counters.nelts - 1;
+}
+
+
+ngx_int_t
+ngx_umami_stats_histogram(ngx_umami_stats_t *stats,
+    ngx_umami_stats_family_t *family)
+{
+    ngx_int_t   n, first;
+    ngx_uint_t  i;
+
+    first = NGX_ERROR;
+
+    for (i = 0; i <= NGX_UMAMI_STATS_BUCKETS; i++) {
+
+        n = ngx_umami_stats_register(stats, family,
+                                     &ngx_umami_stats_buckets[i].labels);
+        if (n == NGX_ERROR) {
+            return NGX_ERROR;
+        }
+
+        if (i == 0) {
+            first = n;
+        }
+    }
+
+    return first;
 }
 
 
@@ -265,6 +316,116 @@ ngx_umami_stats_sum(ngx_umami_stats_t *stats, ngx_uint_t i)
     }
 
     return sum;
+}
+
+
+void
+ngx_umami_stats_observe(ngx_umami_stats_t *stats, ngx_uint_t i, uint64_t time)
+{
+    ngx_uint_t  bucket;
+
+    for (bucket = 0; time > ngx_umami_stats_buckets[bucket].bound; bucket++) {
+        /* void */
+    }
+
+    ngx_umami_stats_add(stats, i + bucket, 1);
+    ngx_umami_stats_add(stats, i + NGX_UMAMI_STATS_BUCKETS, time);
+}
+
+
+/* nginx's own clock stands still during a turn of the event loop */
+
+uint64_t
+ngx_umami_stats_clock(void)
+{
+    struct timespec  ts;
+
+    (void) clock_gettime(CLOCK_MONOTONIC, &ts);
+
+    return (uint64_t) ts.tv_sec * 1000000 + ts.tv_nsec / 1000;
+}
+
+
+uint64_t
+ngx_umami_stats_bound(ngx_uint_t bucket)
+{
+    return ngx_umami_stats_buckets[bucket].bound;
+}
+
+
+uint64_t
+ngx_umami_stats_figure(ngx_umami_stats_t *stats, const char *family,
+    const char *label, ngx_uint_t *found)
+{
+    uint64_t                    sum;
+    ngx_uint_t                  i;
+    ngx_umami_stats_counter_t  *counter;
+
+    sum = 0;
+    *found = 0;
+    counter = stats->counters.elts;
+
+    for (i = 0; i < stats->counters.nelts; i++) {
+
+        if (ngx_strcmp(counter[i].family->name.data, family) != 0
+            || (label && ngx_strnstr(counter[i].labels.data, (char *) label,
+                                     counter[i].labels.len)
+                         == NULL))
+        {
+            continue;
+        }
+
+        sum += ngx_umami_stats_sum(stats, i);
+        (*found)++;
+    }
+
+    return sum;
+}
+
+
+uint64_t
+ngx_umami_stats_percentile(ngx_umami_stats_t *stats,
+    const char *family, uint64_t *since, ngx_uint_t percent)
+{
+    uint64_t                    value, count, all;
+    ngx_uint_t                  i, n;
+    ngx_umami_stats_counter_t  *counter;
+    uint64_t                    counts[NGX_UMAMI_STATS_BUCKETS];
+
+    counter = stats->counters.elts;
+
+    for (i = 0; i < stats->counters.nelts; i++) {
+        if (ngx_strcmp(counter[i].family->name.data, family) == 0) {
+            break;
+        }
+    }
+
+    if (i == stats->counters.nelts) {
+        return 0;
+    }
+
+    all = 0;
+
+    for (n = 0; n < NGX_UMAMI_STATS_BUCKETS; n++) {
+        value = ngx_umami_stats_sum(stats, i + n);
+        counts[n] = value - since[n];
+        since[n] = value;
+        all += counts[n];
+    }
+
+    count = 0;
+
+    for (n = 0; all && n < NGX_UMAMI_STATS_BUCKETS - 1; n++) {
+        count += counts[n];
+
+        if (count * 100 >= all * percent) {
+            return ngx_umami_stats_buckets[n].bound;
+        }
+    }
+
+    /* beyond the last bound, of which twice as much is said */
+
+    return all ? 2 * ngx_umami_stats_bound(NGX_UMAMI_STATS_BUCKETS - 2) : 0;
 }
 
 

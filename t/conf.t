@@ -1011,7 +1011,8 @@ bad(location => 'umami_heartbeat; umami_heartbeat;',
 }
 
 good(location => 'umami_metrics;');
-bad(location => 'umami_metrics on;', 'invalid number of arguments');
+good(location => "umami_metrics $_;") for qw/ prometheus json html /;
+bad(location => 'umami_metrics on;', 'invalid value "on" in "umami_metrics"');
 bad(location => 'umami_metrics; umami_metrics;',
     '"umami_metrics" directive is duplicate');
 

@@ -96,19 +96,25 @@ sub parse {
             my ($name, $type) = ($1, $2);
             die "TYPE of $name without its HELP\n" if $name ne ($family // '');
             die "TYPE of $name twice\n" if $type{$name};
-            die "type $type\n" if $type !~ /^(?:counter|gauge)$/;
+            die "type $type\n" if $type !~ /^(?:counter|gauge|histogram)$/;
             die "name of a counter: $name\n"
                 if $type eq 'counter' && $name !~ /_total$/;
             die "name of a gauge: $name\n"
                 if $type eq 'gauge' && $name =~ /_total$/;
+            die "unit of a histogram: $name\n"
+                if $type eq 'histogram' && $name !~ /_seconds$/;
             $type{$name} = $type;
             next;
         }
 
         my $label = qr/[a-zA-Z_][a-zA-Z0-9_]*="(?:[^"\\\n]|\\[\\"n])*"/;
         my ($name, $labels, $value) = $line =~
-            /^([a-zA-Z_:][a-zA-Z0-9_:]*)(\{$label(?:,$label)*\})? (\d+)$/
+            /^([a-zA-Z_:][a-zA-Z0-9_:]*)(\{$label(?:,$label)*\})? (\d+(?:\.\d+)?)$/
             or die "no sample: $line\n";
+
+        my $part = $name;
+        $name =~ s/_(?:bucket|sum|count)$// if $type{$family // ''}
+            && $type{$family} eq 'histogram';
 
         die "sample outside its family: $line\n" if $name ne ($family // '');
         die "sample before its TYPE: $line\n" if !$type{$name};
@@ -118,7 +124,7 @@ sub parse {
         $names{$_}++ and die "label twice: $line\n"
             for ($labels // '') =~ /(\w+)="/g;
 
-        my $key = $name . ($labels // '');
+        my $key = $part . ($labels // '');
         die "sample twice: $line\n" if exists $sample{$key};
         $sample{$key} = $value;
     }
@@ -126,7 +132,7 @@ sub parse {
     die "HELP without TYPE: $_\n" for grep { !$type{$_} } keys %help;
     for my $name (keys %type) {
         die "family without samples: $name\n"
-            if !grep { /^\Q$name\E(?:\{|$)/ } keys %sample;
+            if !grep { /^\Q$name\E(?:_count)?(?:\{|$)/ } keys %sample;
     }
 
     return \%sample;
@@ -172,7 +178,7 @@ sub grows {
     my $got;
     $t->wait_for(sub { $got = grown($from);
         return !grep { ($got->{$_} // 0) != $is{$_} } keys %is });
-    is_deeply({ map { $_ => $got->{$_} } grep { !/script|dependency/ }
+    is_deeply({ map { $_ => $got->{$_} } grep { !/script|dependency|_seconds|config|answers/ }
         keys %$got }, \%is, $name);
 }
 

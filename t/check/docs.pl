@@ -57,6 +57,15 @@ sub metrics {
                    qr/ngx_string\("(\w+)"\),\s*ngx_string\([^)]*\),\s*(\d)/);
 }
 
+# and those that a histogram consists of
+sub samples {
+    my $metrics = metrics(@_);
+
+    return { %$metrics, map { my $name = $_;
+        map { ("${name}_$_" => 1) } qw/ bucket sum count / }
+        grep { $metrics->{$_}[2] == 3 } keys %$metrics };
+}
+
 # the reasons that a browser is told: code => [file, line, status, message]
 sub reasons {
     my $found = entries($_[0], qr/ngx_\w+_(?:text|status)_t/,
@@ -192,7 +201,7 @@ return (
         my @found = both('the metric', $code, $rows, $reference);
 
         for my $name (sort grep { $code->{$_} } keys %$rows) {
-            my $type = $code->{$name}[2] ? 'gauge' : 'counter';
+            my $type = qw/ counter gauge gauge histogram /[$code->{$name}[2]];
             push @found, "$reference:$rows->{$name}[0]: $name is a $type"
                 if $rows->{$name}[1] ne $type;
         }
@@ -274,10 +283,11 @@ return (
     name => 'docs: no directive, variable or metric that does not exist',
     find => sub {
         my ($tree) = @_;
-        my %known = map { %$_ } directives($tree), variables($tree), metrics($tree);
+        my %known = map { %$_ } directives($tree), variables($tree), samples($tree);
 
         # the zones of shared memory, which nginx names in its messages
-        $known{$_} = 1 for qw/ umami_stats umami_store umami_sites umami_limit /;
+        $known{$_} = 1 for qw/ umami_stats umami_store umami_sites umami_limit
+            umami_sight /;
 
         my @found = each_document($tree, sub {
             my ($line) = @_;
@@ -385,7 +395,7 @@ return (
     },
     faults => [
         [ $reference, qr/(?<=    )umami_metrics;/, 'umami_metrics on;',
-          qr/docs.*invalid number of arguments/ ],
+          qr/docs.*invalid value "on"/ ],
         [ 'README.md', 'umami_metrics;', 'umami_number;',
           qr/README.*unknown directive/ ],
     ],

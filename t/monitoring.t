@@ -1,0 +1,149 @@
+#!/usr/bin/perl
+
+# Copyright (C) the ngx_umami_module authors
+
+# The alert rules, the dashboard and the page on monitoring know nothing that
+# is not there.
+
+use strict;
+use warnings;
+
+use Test::More;
+
+use Cwd ();
+use File::Basename qw/ dirname /;
+use File::Temp ();
+use JSON::PP;
+
+my $root;
+BEGIN { $root = Cwd::abs_path(dirname(__FILE__) . '/..') }
+use lib "$root/t/lib";
+
+use Test::Umami;
+
+sub slurp {
+    open my $fh, '<', "$root/$_[0]" or die "$_[0]: $!";
+    local $/;
+    return <$fh>;
+}
+
+my ($metrics) = slurp('docs/directives.md') =~ /^## Metrics\n(.*?)^## /ms;
+my %known = $metrics =~ /^\| `(umami_\w+)` \| (\w+)/mg;
+cmp_ok(scalar(keys %known), '>', 30, 'metrics are documented');
+
+# what an expression names: its metrics, and their labels as documented
+
+sub unknown {
+    my ($expr) = @_;
+    my @bad;
+
+    for my $name ($expr =~ /\b(umami_\w+)\b/g) {
+        my $family = $name;
+        $family =~ s/_(?:bucket|sum|count)$//
+            && ($known{$family} // '') ne 'histogram' and $family = $name;
+
+        push @bad, $name if !$known{$family}
+            || $known{$family} eq 'histogram' && $family eq $name;
+        push @bad, "rate of the gauge $name"
+            if $known{$family} && $known{$family} eq 'gauge'
+                && $expr =~ /rate\($name\b/;
+    }
+
+    while ($expr =~ /\b(umami_\w+)\{([^}]*)\}/g) {
+        my ($name, $labels) = ($1, $2);
+        $name =~ s{_bucket$}{};
+        my ($row) = $metrics =~ /^(\| `$name` .*)$/m;
+
+        for my $label ($labels =~ /(\w+)=~?"/g) {
+            push @bad, "$name\{$label}"
+                if $label ne 'instance' && ($row // '') !~ /`$label`/;
+        }
+
+        for my $value (map { split /\|/ } $labels =~ /=~?"([\w|-]+)"/g) {
+            push @bad, "$name\{$value}" if ($row // '') !~ /`\Q$value\E`/
+                && slurp('docs/directives.md') !~ /^\| `\Q$value\E` \|/m;
+        }
+    }
+
+    return @bad;
+}
+
+is_deeply([unknown('sum(rate(umami_refused_total{reason="queue-full"}[5m]))')],
+    [], 'what is good');
+is_deeply([unknown('umami_speed > 1')], ['umami_speed'], 'no such metric');
+is_deeply([unknown('umami_upstream_seconds')], ['umami_upstream_seconds'],
+    'a histogram without its part');
+is_deeply([unknown('umami_in_flight{rule="a"}')],
+    ['umami_in_flight{rule}', 'umami_in_flight{a}'], 'no such label');
+is_deeply([unknown('rate(umami_in_flight[1m])')],
+    ['rate of the gauge umami_in_flight'], 'a gauge has no rate');
+
+my $rules = slurp('conf/alerts.yml');
+my @alerts = $rules =~ /^ +- alert: (\w+)$/mg;
+cmp_ok(scalar @alerts, '>', 9, 'alerts');
+my @exprs = $rules =~ /^ +expr: (?:>\n)?(.*?)(?=^ +for:)/msg;
+is(scalar @exprs, scalar @alerts, 'each with an expression');
+is_deeply([map { unknown($_) } @exprs], [], 'of metrics that there are');
+
+my $board = decode_json(slurp('conf/grafana.json'));
+my @queries = map { $_->{expr} } map { @{ $_->{targets} } } @{ $board->{panels} };
+cmp_ok(scalar @queries, '>', 10, 'queries of the dashboard');
+is_deeply([map { unknown($_) } @queries], [], 'of metrics that there are');
+is_deeply([unknown($board->{templating}{list}[1]{query}{query})], [],
+    'and its variable');
+my %place;
+$place{"$_->{gridPos}{x} $_->{gridPos}{y}"}++ for @{ $board->{panels} };
+is(scalar(keys %place), scalar @{ $board->{panels} }, 'no panel on another');
+
+# Prometheus reads both
+
+SKIP: {
+    my $promtool = Test::Umami::find_binary('promtool');
+    skip 'promtool is not installed', 2 if !$promtool;
+
+    my ($rc, $out, $err) = Test::Umami::capture([$promtool, 'check', 'rules',
+        "$root/conf/alerts.yml"]);
+    is($rc, 0, 'alert rules') or diag($out, $err);
+
+    my $file = File::Temp->new(TEMPLATE => 'umami-XXXXXXXX', TMPDIR => 1,
+        SUFFIX => '.yml');
+    my $n = 0;
+    print $file "groups:\n- name: a\n  rules:\n", map { $n++;
+        my $expr = s/\$__rate_interval/5m/gr =~ s/'/''/gr;
+        "  - record: a:$n\n    expr: '$expr'\n" } @queries;
+    close $file;
+    ($rc, $out, $err) = Test::Umami::capture([$promtool, 'check', 'rules',
+        "$file"]);
+    is($rc, 0, 'queries of the dashboard') or diag($out, $err);
+}
+
+# the page: metrics, fields of the log, and lines of the error log
+
+my $page = slurp('docs/monitoring.md');
+my $log = slurp('conf/log.conf');
+my $sight = slurp('ngx_umami_module/ngx_http_umami_sight_module.c');
+
+is_deeply([grep { $log !~ /"$_":/ } $page =~ /\$\.(\w+)/g], [],
+    'fields of the log');
+
+my ($table) = $page =~ /^## Alarms\n(.*?)^## /ms;
+my @cells = map { (split /(?<!\\)\|/, $_)[3] } grep { /^\| / }
+    split /\n/, $table;
+is_deeply([grep { $sight !~ /\{ "$_",/ } map { /`([A-Z]\w+)`/g } @cells], [],
+    'metrics of CloudWatch');
+
+my $sources = join "\n", map { slurp($_ =~ s/^\Q$root\E\///r) }
+    glob "$root/ngx_umami_module/*.c";
+$sources =~ s/"\s*\n\s*"//g;
+$sources =~ s/\\"//g;
+$sources =~ s/%\w+/%/g;
+
+($table) = $page =~ /^## Lines of the error log\n(.*?)^## /ms;
+my @lines = map { split /\xe2\x80\xa6|redis (?=is )/, $_ }
+    $table =~ /^\| `([^`]+)` \|/mg;
+cmp_ok(scalar @lines, '>', 12, 'lines of the error log');
+is_deeply([grep { my $part = s/^[\s:]+|[\s:]+$//gr;
+    length $part > 3 && index($sources, $part) < 0 } @lines], [],
+    'which are there');
+
+done_testing();
