@@ -33,6 +33,10 @@ ngx_umami_origin_compile(ngx_str_t *text, ngx_umami_origin_t *origin)
     p = text->data;
     last = p + text->len;
 
+    if (text->len > NGX_UMAMI_ORIGIN_SIZE) {
+        return "is longer than an origin with the longest host name";
+    }
+
     if (ngx_strlchr(p, last, ',')) {
         return "has \",\" in it: write origins one after another, each in its "
                "own word";
@@ -269,10 +273,7 @@ ngx_umami_origin_host(ngx_str_t *value, ngx_str_t *host)
 {
     ngx_umami_origin_t  origin;
 
-    if (value->len > NGX_UMAMI_ORIGIN_SIZE
-        || ngx_umami_origin_compile(value, &origin) != NULL
-        || origin.wildcard)
-    {
+    if (ngx_umami_origin_compile(value, &origin) != NULL || origin.wildcard) {
         return NGX_DECLINED;
     }
 

@@ -434,6 +434,8 @@ for (['null', 'is what any sandboxed page sends, and can not be allowed'],
     ['https://example..com', 'has no valid host name'],
     ['https://example.com.', 'has no valid host name'],
     ['https://:80', 'has no valid host name'],
+    ['https://' . 'a.' x 127 . 'example', 'is longer than an origin with the '
+        . 'longest host name'],
     ['https://example.com:443', 'has the default port: browsers leave it '
         . 'out, remove it'],
     ['http://example.com:80', 'has the default port'],

@@ -19,6 +19,10 @@
 #include "ngx_umami_origin.h"
 
 
+/* of the longest host name, with its scheme and port */
+#define ORIGIN_LONGEST  (8 + 253 + 6)
+
+
 int LLVMFuzzerTestOneInput(const u_char *data, size_t size);
 
 static void origin_text(const u_char **data, size_t *size, ngx_str_t *text);
@@ -145,6 +149,7 @@ origin_expected(ngx_umami_origin_t *origin, ngx_str_t *text, ngx_str_t *value)
     tail = text->len - head - 1;
 
     if (value->len <= head + tail
+        || value->len > ORIGIN_LONGEST
         || ngx_memcmp(value->data, text->data, head) != 0
         || ngx_memcmp(value->data + value->len - tail, p + 1, tail) != 0)
     {
