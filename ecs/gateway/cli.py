@@ -1,0 +1,50 @@
+# Copyright (C) the ngx_umami_module authors
+
+"""The command line: each module of gateway.commands is a command.
+
+A command has a docstring, whose first line is its help, add_arguments(parser)
+and run(args), which returns the exit code.
+"""
+
+import argparse
+import importlib
+import os
+import pathlib
+import pkgutil
+import sys
+
+from gateway import commands
+from gateway.bundle import Parameters, Problem
+
+FOLDER = pathlib.Path(__file__).resolve().parent.parent
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(
+        prog='gatewayctl', description='Checks the bundle of the gateway, and '
+        'brings it to AWS.  It says what it would do, and does it with --yes.')
+    parser.add_argument('--env', metavar='FILE', action='append', default=[],
+                        help='parameters, NAME=VALUE a line; the environment '
+                        'goes before them')
+    parser.add_argument('--bundle', metavar='FOLDER', default=FOLDER,
+                        type=pathlib.Path, help='the folder of the JSON files')
+    subparsers = parser.add_subparsers(dest='command', required=True,
+                                       metavar='COMMAND')
+
+    for info in pkgutil.iter_modules(commands.__path__):
+        module = importlib.import_module('gateway.commands.' + info.name)
+        doc = module.__doc__.strip()
+        sub = subparsers.add_parser(info.name.replace('_', '-'),
+                                    help=doc.splitlines()[0], description=doc)
+        module.add_arguments(sub)
+        sub.set_defaults(run=module.run)
+
+    args = parser.parse_args(argv)
+
+    try:
+        args.parameters = Parameters.read(args.env, os.environ)
+        return args.run(args)
+
+    except Problem as problem:
+        print(f'gatewayctl: {problem}', file=sys.stderr)
+        return 1
