@@ -20,6 +20,10 @@ SECONDS = 10
 MOST = 4 * 1024 * 1024
 
 
+class Unreachable(Problem):
+    """There is nobody: the connection was refused, or not answered."""
+
+
 @dataclasses.dataclass
 class Answer:
     status: int
@@ -84,7 +88,7 @@ def request(method, url, headers=None, body=None, seconds=SECONDS, tls=None):
     timer.start()
 
     try:
-        connection.connect()
+        connect(connection, url, seconds)
         sockets.append(connection.sock)
 
         target = parts.path or '/'
@@ -109,6 +113,17 @@ def request(method, url, headers=None, body=None, seconds=SECONDS, tls=None):
     finally:
         timer.cancel()
         connection.close()
+
+
+def connect(connection, url, seconds):
+    try:
+        connection.connect()
+    except socket.gaierror:
+        raise
+    except ssl.SSLError:
+        raise
+    except OSError as error:
+        raise Unreachable(reason(error, False, seconds), url) from None
 
 
 def reason(error, late, seconds):

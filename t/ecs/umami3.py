@@ -87,6 +87,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
                                   'incorrect-username-password')
                 return {'token': user['username'], 'user': shown(user)}
 
+            case 'GET', ['heartbeat']:
+                return {'ok': True}
+
             case 'POST', ['send']:
                 EVENTS.append(self.data['payload'])
                 return {'cache': 'token', 'sessionId': str(uuid.uuid4()),
