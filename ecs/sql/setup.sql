@@ -30,6 +30,12 @@
 --
 -- "schema" is for Prisma and for the gateway, search_path for all that does
 -- not know it, such as SQL that Umami writes itself.
+--
+-- TLS is another matter for each.  The gateway (libpq) and Umami 3 (node) take
+-- &sslmode=verify-full, and Umami NODE_EXTRA_CA_CERTS in its environment.  What
+-- migrates (Prisma's schema engine) does not know verify-full and goes on
+-- unverified: for it, &sslmode=require&sslaccept=strict&sslcert=FILE, of which
+-- it takes the first certificate only.
 
 \set ON_ERROR_STOP on
 \set QUIET on
@@ -88,10 +94,11 @@ ALTER ROLE umami_migrate IN DATABASE :"DBNAME" SET lock_timeout = 0;
 ALTER ROLE umami_migrate IN DATABASE :"DBNAME"
     SET idle_in_transaction_session_timeout = 0;
 
--- Who is no superuser acts for a role only as a member of it.
+-- Who is no superuser acts for a role only as a member of it; since PostgreSQL
+-- 16, who creates a role is a member that may do no more than let others in.
 
 SELECT 'GRANT umami_migrate TO CURRENT_USER'
-WHERE NOT pg_has_role(current_user, 'umami_migrate', 'MEMBER')
+WHERE NOT pg_has_role(current_user, 'umami_migrate', 'USAGE')
 \gexec
 
 GRANT CONNECT ON DATABASE :"DBNAME" TO umami, umami_migrate, umami_gateway;

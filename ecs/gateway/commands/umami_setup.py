@@ -8,7 +8,7 @@ made and printed once, adds what a file names and Umami has not, and prints
 each website's snippet.  What is there is never changed or removed, so it may
 be run again.  It only says what it would do, unless --yes is given.
 
-The file is JSON (an example is ecs/umami/setup.json):
+The file is JSON (an example is ecs/setup/umami.json):
 
   "team"      its name; users are made members, and websites belong to it
   "users"     "username"; "role": admin, user or view-only; "team_role":
