@@ -123,7 +123,8 @@ add team Product: done
 make ana a team-member of Product: done
 make bob a team-view-only of Product: done
 add website Shop (shop.example): done
-<script defer src="$gateway/script.js" data-website-id="ID"></script>  <!-- Shop -->
+website Shop:
+<script defer src="$gateway/script.js" data-website-id="ID"></script>
 OUT
 
 ok(!login('admin', 'umami'), 'the first password is dead');
@@ -157,7 +158,8 @@ my $before = state();
 ($rc, $out, $err) = setup(\%file, %env, -yes => 1);
 is("$rc $err", '0 ', 'a second run');
 is($out =~ s/$uuid/ID/r, <<"OUT", 'has nothing to do');
-<script defer src="$gateway/script.js" data-website-id="ID"></script>  <!-- Shop -->
+website Shop:
+<script defer src="$gateway/script.js" data-website-id="ID"></script>
 all is as it should be
 OUT
 is(state(), $before, 'and changes nothing');

@@ -169,6 +169,21 @@ is(send_beacon($website), '200 ', 'a beacon passes');
 is($postgres->psql_in('shop', 'select count(*) from umami.website_event '
     . "where url_path = '/sql'"), '1', 'and is stored by Umami, as umami');
 
+# a burst: Umami's pool and its role have ten connections, and all are stored
+
+{
+    my @open = map { http_start(beacon_request($website, '/burst')) } 1 .. 40;
+    my %status;
+    $status{response(http_end($_))->{status}}++ for @open;
+
+    is(join(' ', %status), '200 40', 'forty beacons at once');
+    is($postgres->psql_in('shop', 'select count(*) from umami.website_event '
+        . "where url_path = '/burst'"), '40', 'are stored');
+    my $used = $postgres->psql("select count(*) from pg_stat_activity where "
+        . "usename = 'umami'");
+    ok($used > 1 && $used <= 10, "by $used connections");
+}
+
 # the limit: two connections are this task's, so that a third one, of a task
 # more than was said, is refused
 
@@ -251,11 +266,18 @@ sub check {
 
 sub send_beacon {
     my ($id, $gateway) = @_;
-
-    my $r = response(($gateway // $t)->http_post('/api/send',
-        JSON::PP::encode_json({ type => 'event', payload => { website => $id,
-        hostname => 'shop.example', url => '/sql', title => '', referrer => '',
-        screen => '1280x900', language => 'en-US' } }),
-        'User-Agent' => $agent, Origin => 'https://shop.example'));
+    my $r = response(($gateway // $t)->http(beacon_request($id, '/sql')));
     return "$r->{status} " . (header($r, 'X-Umami-Reason') // '');
+}
+
+sub beacon_request {
+    my ($id, $path) = @_;
+    my $body = JSON::PP::encode_json({ type => 'event', payload => {
+        website => $id, hostname => 'shop.example', url => $path, title => '',
+        referrer => '', screen => '1280x900', language => 'en-US' } });
+
+    return "POST /api/send HTTP/1.1\r\nHost: stats.example\r\n"
+        . "User-Agent: $agent\r\nOrigin: https://shop.example\r\n"
+        . 'Content-Length: ' . length($body) . "\r\nConnection: close\r\n\r\n"
+        . $body;
 }

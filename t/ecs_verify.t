@@ -271,7 +271,7 @@ for (
     ['the certificate is valid', 'soon', qr/for [45] days more: why is/],
     ['plain HTTP leads to HTTPS', 'good', qr/it answers with 403: set Viewer/,
         http => 'http://127.0.0.1:' . $t->port(0)],
-    ['the gateway is healthy', 'sick', qr/status 503, failed: umami: the/],
+    ['the gateway is healthy', 'sick', qr/status 503, fail, failed: umami: the/],
     ['the gateway is healthy', 'umamis', qr/Umami answers, not the gateway/],
     ['its details are closed', 'verbose', qr/is answered with 200: set DEEP/],
     ['the first password is dead', 'login', qr/admin \/ umami logs in/],

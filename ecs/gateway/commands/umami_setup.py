@@ -29,6 +29,8 @@ give --umami http://127.0.0.1:3000.  With Umami as a service of its own, run it
 from CloudShell inside the VPC, or as a one-off task of any image with Python
 3.11 and this folder in it: nothing but the standard library is used.  The
 gateway's own image has no Python.
+
+Afterwards the dashboard may be opened, to the networks in DASHBOARD.
 """
 
 import json
@@ -75,8 +77,8 @@ def run(args):
         if script is None:
             print(f'website {name}: {identity}')
         else:
-            print(f'<script defer {script} data-website-id="{identity}">'
-                  f'</script>  <!-- {name} -->')
+            print(f'website {name}:\n<script defer {script} '
+                  f'data-website-id="{identity}"></script>')
 
     if setup.changes == 0:
         print('all is as it should be')
@@ -259,8 +261,13 @@ def snippet_source(args):
     if answer.status != 200:
         raise Problem(umami.told(answer), url)
 
-    for script in umami.parse(answer, url).get('scripts', []):
-        if script.get('source') == args.script:
+    data = umami.parse(answer, url)
+
+    for script in data.get('scripts', []) if isinstance(data, dict) else []:
+        if (script.get('source') == args.script
+                and re.fullmatch(r'/[\w./-]+', script.get('src', ''))
+                and re.fullmatch(r'sha\d+-[\w+/=]+',
+                                 script.get('integrity', ''))):
             return (f'src="{base}{script["src"]}" integrity="'
                     f'{script["integrity"]}" crossorigin="anonymous"')
 

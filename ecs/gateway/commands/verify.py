@@ -412,21 +412,22 @@ class Verify:
 
     def healthy(self):
         status, data = self.health()
-        failed = [name.split(':')[0]
-                  for name, items in (data.get('checks') or {}).items()
-                  for item in items if item.get('status') == 'fail']
+        checks = data.get('checks')
+        failed = ', '.join(
+            name.split(':')[0] for name, items in
+            (checks if isinstance(checks, dict) else {}).items()
+            if '"fail"' in json.dumps(items))
+        text = str(data.get('status') or 'not the gateway\'s answer')
 
+        if failed:
+            text += f', failed: {failed}'
         if status != 200 or data.get('ok') is not True:
-            raise Bad(f'status {status}, '
-                      + (f'failed: {", ".join(failed)}' if failed else
-                         'not the gateway\'s' if 'checks' not in data
-                         else str(data.get('status'))),
+            raise Bad(f'status {status}, {text}',
                       'the gateway\'s log tells of each change')
-        if 'checks' not in data:
+        if checks is None:
             raise Bad('Umami answers, not the gateway', f'{self.args.health} '
                       'is to be "umami_heartbeat"')
-        return data['status'] + (f', failed: {", ".join(failed)}' if failed
-                                 else '')
+        return text
 
     def deep(self):
         answer = self.ask('GET', self.args.health + '?deep&verbose')
