@@ -25,7 +25,13 @@ outside.  Where Umami listens on the task's loopback only, bring it here:
       --parameters portNumber=3000,localPortNumber=3000
 
 where RUNTIMEID is that of the container umami (aws ecs describe-tasks), and
-give --umami http://127.0.0.1:3000.  With Umami as a service of its own, run it
+give --umami http://127.0.0.1:3000.  The password, if it is in a secret:
+
+  export UMAMI_ADMIN_PASSWORD=$(aws secretsmanager get-secret-value \\
+      --secret-id umami-gateway/admin --query SecretString --output text |
+      python3 -c 'import json; print(json.loads(input())["ADMIN_PASSWORD"])')
+
+With Umami as a service of its own, run it
 from CloudShell inside the VPC, or as a one-off task of any image with Python
 3.11 and this folder in it: nothing but the standard library is used.  The
 gateway's own image has no Python.

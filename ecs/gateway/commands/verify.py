@@ -137,7 +137,7 @@ class Verify:
 
         if answer.status != 200:
             raise Bad(f'{path} has status {answer.status}', 'look at the '
-                      'heartbeat; the gateway serves it once Umami has answered')
+                      'heartbeat; it is served once Umami has answered')
         if 'javascript' not in kind or not answer.body:
             raise Bad(f'{path} is {kind}', 'is the path the one of '
                       '"umami_script"?')
