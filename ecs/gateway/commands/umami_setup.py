@@ -31,10 +31,9 @@ give --umami http://127.0.0.1:3000.  The password, if it is in a secret:
       --secret-id umami-gateway/admin --query SecretString --output text |
       python3 -c 'import json; print(json.loads(input())["ADMIN_PASSWORD"])')
 
-With Umami as a service of its own, run it
-from CloudShell inside the VPC, or as a one-off task of any image with Python
-3.11 and this folder in it: nothing but the standard library is used.  The
-gateway's own image has no Python.
+With Umami as a service of its own, run this from CloudShell inside the VPC, or
+as a one-off task of any image with Python 3.11 and this folder in it: nothing
+but the standard library is used.  The gateway's own image has no Python.
 
 Afterwards the dashboard may be opened, to the networks in DASHBOARD.
 """
