@@ -40,11 +40,12 @@ fuzz: ## each fuzz target for FUZZ_TIME seconds (60)
 	@t/tools/fuzz $${FUZZ_TIME:-60}
 
 bench: ## speed next to plain nginx on this machine
-	@t/tools/need build test bench
+	@t/tools/need build test umami-test bench
 	@t/tools/build dynamic build
 	@t/bench/bench
 	@t/bench/preflight
 	@t/bench/limit
+	@t/bench/database
 
 accuracy: ## how exactly two gateways with one Redis keep a limit, as a table
 	@t/tools/need build test

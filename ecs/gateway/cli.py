@@ -34,8 +34,10 @@ def main(argv=None):
     for info in pkgutil.iter_modules(commands.__path__):
         module = importlib.import_module('gateway.commands.' + info.name)
         doc = module.__doc__.strip()
-        sub = subparsers.add_parser(info.name.replace('_', '-'),
-                                    help=doc.splitlines()[0], description=doc)
+        sub = subparsers.add_parser(
+            info.name.replace('_', '-'), help=doc.splitlines()[0],
+            description=doc,
+            formatter_class=argparse.RawDescriptionHelpFormatter)
         module.add_arguments(sub)
         sub.set_defaults(run=module.run)
 
