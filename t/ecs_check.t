@@ -119,6 +119,8 @@ unlike($why, qr/two words/, 'is not told either');
 like(file('../conf/nginx.conf'), qr/keepalive_timeout\s+75s/, 'keep-alive');
 like(file('../conf/nginx.conf'), qr/proxy_read_timeout\s+15s/,
     'the longest request');
+like(file('../conf/nginx.conf'), qr/worker_shutdown_timeout\s+20s/,
+    'the end of nginx');
 
 {
     my ($known) = file('../ecs/gateway/rules_watch.py')

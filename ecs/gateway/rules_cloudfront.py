@@ -155,7 +155,7 @@ def routes(view):
             if item.get('OriginRequestPolicyId'):
                 yield doc, f'{key}.OriginRequestPolicyId', 'would forward ' \
                     '?deep and ?verbose: take it away'
-        if not (path or '').startswith('/script') \
+        if not (path or '').startswith(('/script', '/recorder.js')) \
                 and item.get('CachePolicyId') != DISABLED:
             yield doc, f'{key}.CachePolicyId', f'has to be {DISABLED}, ' \
                 'CachingDisabled'

@@ -7,6 +7,7 @@ from gateway.view import at, items, pairs, rule
 # of the image's nginx, in seconds
 KEEP_ALIVE = 75
 LONGEST_REQUEST = 15
+SHUTDOWN = 20
 
 MIGRATION = 1           # connections of prisma migrate
 
@@ -111,10 +112,10 @@ def stop(view):
         return
     text = pairs(gateway, 'environment').get('DRAIN_SECONDS') or '0'
     drain = int(text) if text.isdigit() else 0
-    if gateway.get('stopTimeout', 30) <= drain + LONGEST_REQUEST:
+    if gateway.get('stopTimeout', 30) <= drain + SHUTDOWN:
         yield doc, f'{key}.stopTimeout', 'has to be longer than ' \
-            f'DRAIN_SECONDS and the longest request, {drain} and ' \
-            f'{LONGEST_REQUEST} s'
+            f'DRAIN_SECONDS and what nginx takes to end, {drain} and ' \
+            f'{SHUTDOWN} s'
 
     group = view.one('elbv2 create-target-group')
     if group:

@@ -8,7 +8,7 @@ umami_metrics_emf in docs/directives.md.
 
 import re
 
-from gateway.view import at, items, rule
+from gateway.view import at, items, pairs, rule
 
 EMBEDDED = 'Umami/Gateway'
 
@@ -117,6 +117,18 @@ def embedded(view):
             if metric.get('Dimensions'):
                 yield doc, f'{key}Dimensions', 'are none: the metrics of ' \
                     'the gateway have no dimension'
+
+
+@rule
+def written(view):
+    """docs/image.md: the gateway writes them if it is told to."""
+    doc, key, gateway = view.container('gateway')
+    if gateway and any(metric.get('Namespace') == EMBEDDED for alarm
+                       in view.all('cloudwatch put-metric-alarm')
+                       for place, metric, period in metrics(alarm)) \
+            and pairs(gateway, 'environment').get('METRICS_EMF') != 'on':
+        yield doc, f'{key}.environment', 'needs METRICS_EMF=on: alarms ' \
+            'look at what the gateway writes'
 
 
 @rule
