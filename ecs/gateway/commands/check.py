@@ -22,7 +22,7 @@ def run(args):
     service = checker.service_name(args.bundle)
 
     if args.fetch_models:
-        models.fetch()
+        models.fetch({file.service for file in files})
 
     known, why = models.find()
     if known is None:
