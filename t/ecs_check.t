@@ -136,6 +136,31 @@ like(file('../conf/nginx.conf'), qr/worker_shutdown_timeout\s+20s/,
     is_deeply(\@known, \@there, 'the metrics of CloudWatch');
 }
 
+# docs/ecs.md
+
+{
+    my $docs = file('../docs/ecs.md');
+
+    for my $name (map { m{([^/]+)$} } glob "$ecs/*.json") {
+        my ($kind, $alarm) = $name =~
+            /^(\d\d-[a-z0-9-]+)\.(?:put-metric-alarm\.([\w-]+))?/;
+        my @wanted = grep { defined } $kind // $name, $alarm;
+        my @missing = grep { index($docs, "`$_`") < 0 } @wanted;
+        is("@missing", '', "$name is in docs/ecs.md") if @missing;
+    }
+
+    my @parameters = file('../ecs/example.env') =~ /^([A-Z_]+)=/mg;
+    my @missing = grep { index($docs, "`$_`") < 0 } @parameters;
+    is("@missing", '', 'each parameter is in docs/ecs.md');
+
+    my $bundle = join '', map { file($_) } glob
+        "$ecs/*.json $ecs/*/*.json $ecs/*/*/*.json $ecs/ecspresso.yml";
+    my %there = map { $_ => 1 } @parameters;
+    my %used = map { $_ => 1 } $bundle =~ /env `([A-Z_]+)`/g;
+    my @unknown = sort grep { !$there{$_} } keys %used;
+    is("@unknown", '', 'each parameter is in example.env');
+}
+
 sub mistakes {
     my ($mode) = @_;
 
@@ -152,7 +177,8 @@ sub mistakes {
 sub file {
     my ($name) = @_;
 
-    open my $fh, '<', "$t/$name" or die "$name: $!";
+    open my $fh, '<', $name =~ m{^/} ? $name : "$t/$name"
+        or die "$name: $!";
     return do { local $/; <$fh> };
 }
 
