@@ -48,6 +48,21 @@ for my $variant (map { m{([^/]+)/?$} } glob "$ecs/variants/*/") {
 my $said = `$ctl --bundle $ecs/umami check 2>&1`;
 is($?, 0, 'and Umami beside it') or diag($said);
 
+# what is not made yet
+
+{
+    my $made = join '|', qw/ GATEWAY_SECURITY_GROUP TARGET_GROUP_\w+
+        NAMESPACE_ID \w+_(?:DISCOVERY|SECRET)_ARN \w+_POLICY_ID
+        ORIGIN_VERIFY /;
+    my $dir = File::Temp->newdir();
+    open my $out, '>', "$dir/env" or die "env: $!";
+    print $out grep { !/^(?:$made)=/ } map { "$_\n" } split /\n/,
+        file('../ecs/example.env');
+    close $out;
+    my $said = `$ecs/gatewayctl --env $dir/env check 2>&1`;
+    is($?, 0, 'before anything is made') or diag($said);
+}
+
 # the list
 
 my @rows;
@@ -134,6 +149,18 @@ like(file('../conf/nginx.conf'), qr/worker_shutdown_timeout\s+20s/,
         =~ /^### umami_metrics_emf(.*?)^Counts are/ms;
     my @there = sort map { /`(\w+)`/g } $table =~ /^\| (`[^|]*) \|/mg;
     is_deeply(\@known, \@there, 'the metrics of CloudWatch');
+}
+
+{
+    my ($known) = file('../ecs/gateway/rules_values.py')
+        =~ /^VARIABLES = \{(.*?)^\}/ms;
+    my %secret = map { $_ => 1 } qw/ REDIS_URL GATEWAY_DATABASE_URL HASH_SALT
+        ORIGIN_VERIFY ORIGIN_VERIFY_PREVIOUS /;
+    my ($there) = file('../docker/gateway')
+        =~ /^my %variables = \((.*?)^\);/ms;
+    is_deeply([sort $known =~ /^    '(\w+)'/mg],
+        [sort grep { !$secret{$_} } $there =~ /^    (\w+) +=> \[/mg],
+        'the variables of the image');
 }
 
 # docs/ecs.md

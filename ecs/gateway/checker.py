@@ -2,21 +2,32 @@
 
 """All that is wrong with a bundle: AWS's models, then the rules."""
 
+import pathlib
 import re
 
 from gateway import (rules_account, rules_cloudfront,    # noqa: F401
                      rules_network, rules_rights, rules_secrets,
-                     rules_service, rules_task, rules_watch)
+                     rules_service, rules_task, rules_values, rules_watch)
 from gateway.bundle import Parameters, Problem
+from gateway.template import GIVEN
 from gateway.view import RULES, Doc, View
 
 
+EXAMPLE = pathlib.Path(__file__).resolve().parent.parent / 'example.env'
+
+
 class Lenient(Parameters):
-    """Goes on after a parameter that is not set."""
+    """Goes on after a parameter that is not set.
+
+    What is not made yet has the value of the example.
+    """
 
     def __init__(self, parameters):
         super().__init__(parameters)
         self.problems = []
+        for name, value in Parameters.read([EXAMPLE], {}).items():
+            if name in GIVEN or name == 'ORIGIN_VERIFY':
+                self.setdefault(name, value)
 
     def _one(self, match, file, key):
         try:

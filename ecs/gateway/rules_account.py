@@ -50,6 +50,13 @@ def complete(view):
         if untagged:
             continue
         key, there = tags(doc)
+        wanted = {'create-security-group': 'security-group',
+                  'authorize-security-group-ingress': 'security-group-rule'} \
+            .get(doc.operation)
+        for i, item in enumerate(doc.get('TagSpecifications', ())):
+            if item.get('ResourceType') != wanted:
+                yield doc, f'TagSpecifications[{i}].ResourceType', \
+                    f'has to be {wanted}'
         missing = [name for name in TAGS if name not in there]
         if missing:
             yield doc, key, f'need {", ".join(missing)}'
@@ -63,6 +70,9 @@ def retained(view):
         if doc.get('retentionInDays') not in DAYS:
             days = ', '.join(map(str, DAYS))
             yield doc, 'retentionInDays', f'is none of {days}'
+        groups = view.named('logs create-log-group', 'logGroupName')
+        if doc.get('logGroupName') not in groups:
+            yield doc, 'logGroupName', 'is a group that no file makes'
     for doc in view.all('logs create-log-group'):
         if doc.get('logGroupName') not in kept:
             yield doc, 'logGroupName', 'has no retention: it would be kept ' \
@@ -78,3 +88,7 @@ def registries(view):
         if not at(doc.value, 'imageScanningConfiguration', 'scanOnPush'):
             yield doc, 'imageScanningConfiguration.scanOnPush', 'has to be ' \
                 'true'
+    known = view.named('ecr create-repository', 'repositoryName')
+    for doc in view.all('ecr put-lifecycle-policy'):
+        if doc.get('repositoryName') not in known:
+            yield doc, 'repositoryName', 'is a repository that no file makes'

@@ -62,6 +62,11 @@ def cached(view):
         if at(doc.value, key, 'MinTTL') != 0:
             yield doc, f'{key}.MinTTL', 'has to be 0: otherwise it goes ' \
                 'before the Cache-Control of the gateway'
+        for name in ('DefaultTTL', 'MaxTTL'):
+            if at(doc.value, key, name) is not None \
+                    and at(doc.value, key, name) < 3600:
+                yield doc, f'{key}.{name}', 'has to be an hour at least, ' \
+                    'better a day: the gateway says itself what is kept'
         key += '.ParametersInCacheKeyAndForwardedToOrigin'
         for name, wanted, why in (
                 ('EnableAcceptEncodingGzip', True, 'the script is compressed'),
@@ -101,7 +106,16 @@ def origins(view):
     own = view.one('elbv2 modify-load-balancer-attributes')
     idle = view.number('ALB_IDLE_TIMEOUT', 60) if own is None else 60
 
+    if doc and config.get('Enabled') is not True:
+        yield doc, f'{ROOT}.Enabled', 'has to be true'
+    viewers = view.parameters.get('ANALYTICS_HOST')
+    if doc and viewers not in (at(config, 'Aliases', 'Items') or ()):
+        yield doc, f'{ROOT}.Aliases', f'need ANALYTICS_HOST, {viewers}'
+
     for key, origin in items(config, 'Origins', ROOT):
+        if origin.get('DomainName') == viewers:
+            yield doc, f'{key}.DomainName', 'is ANALYTICS_HOST: CloudFront ' \
+                'would ask itself'
         custom = origin.get('CustomOriginConfig')
         if custom is not None:
             place = f'{key}.CustomOriginConfig'
@@ -155,8 +169,12 @@ def routes(view):
             if item.get('OriginRequestPolicyId'):
                 yield doc, f'{key}.OriginRequestPolicyId', 'would forward ' \
                     '?deep and ?verbose: take it away'
-        if not (path or '').startswith(('/script', '/recorder.js')) \
-                and item.get('CachePolicyId') != DISABLED:
+        script = (path or '').startswith(('/script', '/recorder.js'))
+        if script and item.get('CachePolicyId') != view.parameters.get(
+                'SCRIPT_CACHE_POLICY_ID'):
+            yield doc, f'{key}.CachePolicyId', 'has to be ' \
+                'SCRIPT_CACHE_POLICY_ID: each page asks for it'
+        if not script and item.get('CachePolicyId') != DISABLED:
             yield doc, f'{key}.CachePolicyId', f'has to be {DISABLED}, ' \
                 'CachingDisabled'
         if path in COLLECT:
@@ -172,7 +190,7 @@ def routes(view):
                     'OPTIONS, which CloudFront lets through with all seven'
 
     for path in COLLECT + ('/script.js', '/api/heartbeat') if doc else ():
-        if path not in seen and path != '/p/*' and path != '/q/*':
+        if path not in seen:
             yield doc, f'{ROOT}.CacheBehaviors', f'needs {path}'
 
 

@@ -28,7 +28,13 @@ INGRESS = {'alb': (443, 'CLOUDFRONT_PREFIX_LIST'),
 def ingress(view):
     """The project: CloudFront, load balancer, gateway, database; no other."""
     for doc in view.all('ec2 authorize-security-group-ingress'):
-        port, source = INGRESS.get(doc.name.split('.')[2], (None, ''))
+        label = doc.name.split('.')[2]
+        port, source = INGRESS.get(label, (None, ''))
+        group = f'{label.upper()}_SECURITY_GROUP'
+        if group not in str(doc.template.get('GroupId')):
+            yield doc, 'GroupId', f'has to be {group}'
+        if len(doc.get('IpPermissions', ())) != 1:
+            yield doc, 'IpPermissions', 'have to be one: each has a file'
         for i, item in enumerate(doc.get('IpPermissions', ())):
             key = f'IpPermissions[{i}]'
             for ranges in ('IpRanges', 'Ipv6Ranges'):
@@ -54,6 +60,15 @@ def target(view):
     for doc in view.all('elbv2 create-target-group'):
         if doc.get('TargetType') != 'ip':
             yield doc, 'TargetType', 'has to be ip with awsvpc'
+        for key, wanted, default in (
+                ('Protocol', 'HTTP', None), ('HealthCheckEnabled', True, True),
+                ('HealthCheckPort', 'traffic-port', 'traffic-port')):
+            if doc.get(key, default) != wanted:
+                yield doc, key, f'has to be {str(wanted).lower()}' \
+                    if wanted is True else f'has to be {wanted}'
+        if (doc.get('Matcher') or {}).get('HttpCode') != '200':
+            yield doc, 'Matcher.HttpCode', 'has to be 200: anything else is ' \
+                'a task that fails, or drains'
         interval = doc.get('HealthCheckIntervalSeconds', 30)
         if doc.get('HealthCheckTimeoutSeconds', 5) >= interval:
             yield doc, 'HealthCheckTimeoutSeconds', 'has to be less than ' \
@@ -90,7 +105,14 @@ def attributes(view):
                 and values.get('slow_start.duration_seconds', '0') != '0':
             yield doc, 'Attributes[slow_start.duration_seconds].Value', \
                 f'has to be 0 with {algorithm}, or the algorithm round_robin'
-        delay = values.get('deregistration_delay.timeout_seconds', '300')
+        if doc.operation != 'modify-target-group-attributes':
+            continue
+        delay = values.get('deregistration_delay.timeout_seconds', '')
+        if delay == '':
+            yield doc, 'Attributes', 'need deregistration_delay.' \
+                'timeout_seconds: 300 s are added to each deployment without'
+            continue
+        delay = str(delay)
         if not delay.isdigit() or int(delay) < LONGEST_REQUEST:
             yield doc, 'Attributes[deregistration_delay.timeout_seconds]' \
                 f'.Value', f'is {delay}: the longest request takes ' \
@@ -121,6 +143,14 @@ def conditions(view):
                              for item in doc.get('Conditions', ())):
             yield doc, 'Conditions', 'need host-header: the load balancer ' \
                 'has other hosts too'
+        for name in ('ANALYTICS_HOST', 'ORIGIN_HOST'):
+            if hosts and view.parameters.get(name) not in hosts:
+                yield doc, 'Conditions', f'need {name}: beacons arrive with ' \
+                    'the first, the script with the second'
+        actions = [item.get('Type') for item in doc.get('Actions', ())]
+        if actions[-1:] != ['forward']:
+            yield doc, 'Actions', 'have to end with forward, to the target ' \
+                'group'
         if count > 5:
             yield doc, 'Conditions', f'have {count} values: 5 at most'
 
@@ -130,6 +160,11 @@ def resolved(view):
     """AWS, Cloud Map: a name that is kept too long leads to a task that left.
     """
     for doc in view.all('servicediscovery create-service'):
+        if not (doc.get('DnsConfig') or {}).get('DnsRecords'):
+            yield doc, 'DnsConfig', 'needs a record of type A'
+        if 'HealthCheckCustomConfig' not in doc.value:
+            yield doc, 'HealthCheckCustomConfig', 'is missing: by it, ECS ' \
+                'takes the names of tasks that fail away'
         records = (doc.get('DnsConfig') or {}).get('DnsRecords') or ()
         for i, record in enumerate(records):
             if record.get('TTL', 0) > 60:

@@ -68,6 +68,7 @@ def hidden(view):
 @rule
 def named(view):
     """AWS, passing secrets to containers: ARN:KEY:STAGE:VERSION."""
+    made = view.named('secretsmanager create-secret', 'Name')
     for doc, key, container in view.containers():
         for place, item in items(container, 'secrets', key):
             value = item.get('valueFrom') or ''
@@ -77,6 +78,9 @@ def named(view):
                 yield doc, f'{place}.valueFrom', 'has to be the ARN of a ' \
                     'secret with its key and two colons, as in ...-AbCdEf:' \
                     f'{item.get("name")}::'
+            elif made and not arn.rpartition(':secret:')[2][:-7] in made:
+                yield doc, f'{place}.valueFrom', 'is a secret that no file ' \
+                    f'makes: those are {", ".join(sorted(made))}'
             elif container.get('name') == 'migrate' \
                     and '/migrate-' not in arn:
                 yield doc, f'{place}.valueFrom', 'has to be that of the ' \

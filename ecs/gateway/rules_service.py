@@ -28,12 +28,21 @@ def network(view):
             'are behind the load balancer'
     if len(set(config.get('subnets') or ())) < 2:
         yield doc, f'{key}.subnets', 'have to be two, in two zones'
+    if not config.get('securityGroups'):
+        yield doc, f'{key}.securityGroups', 'are missing: the default one of ' \
+            'the VPC lets in others'
 
 
 @rule
 def launch(view):
     """AWS, CreateService: one excludes the other."""
     doc = view.service()
+    if doc and not {'launchType', 'capacityProviderStrategy'} & set(doc.value):
+        yield doc, 'launchType', 'has to be FARGATE, or there has to be a ' \
+            'capacityProviderStrategy'
+    if doc and doc.get('platformVersion', 'LATEST') not in ('1.4.0', 'LATEST'):
+        yield doc, 'platformVersion', 'has to be 1.4.0 or LATEST: secrets ' \
+            'with a key and tmpfs need it'
     if doc and 'launchType' in doc.value \
             and 'capacityProviderStrategy' in doc.value:
         yield doc, 'capacityProviderStrategy', 'and launchType exclude each ' \
@@ -59,9 +68,13 @@ def deployment(view):
         if not at(config, 'deploymentCircuitBreaker', name):
             yield doc, f'{key}.deploymentCircuitBreaker.{name}', 'has to be ' \
                 'true: otherwise a bad image is tried for ever'
-    if config.get('minimumHealthyPercent', 0) < 100:
+    if config.get('minimumHealthyPercent', 0) != 100:
         yield doc, f'{key}.minimumHealthyPercent', 'has to be 100: with one ' \
             'task, less is none'
+    for name in ('enable', 'rollback'):
+        if not at(config, 'alarms', name):
+            yield doc, f'{key}.alarms.{name}', 'has to be true: otherwise a ' \
+                'deployment that answers with errors is a good one'
     known = view.named('cloudwatch put-metric-alarm', 'AlarmName')
     for i, name in enumerate(at(config, 'alarms', 'alarmNames') or ()):
         if known and name not in known:
@@ -79,11 +92,15 @@ def balanced(view):
                                      in items(container, 'portMappings')]
              for task, key, container in view.containers()
              if task is view.task()}
+    if 'gateway' in ports and not doc.get('loadBalancers'):
+        yield doc, 'loadBalancers', 'are missing: name the target group'
     for key, item in items(doc.value, 'loadBalancers'):
+        if not item.get('targetGroupArn'):
+            yield doc, f'{key}.targetGroupArn', 'is missing'
         name, port = item.get('containerName'), item.get('containerPort')
         if name not in ports:
             yield doc, f'{key}.containerName', 'is no container of the ' \
-                f'task: those are {", ".join(sorted(ports))}'
+                f'task: those are {", ".join(sorted(map(str, ports)))}'
         elif port not in ports[name]:
             yield doc, f'{key}.containerPort', f'is {port}, but {name} has ' \
                 + ', '.join(map(str, ports[name]))
@@ -182,6 +199,9 @@ def scaled(view):
             yield doc, key, 'has to be ECSServiceAverageCPUUtilization, the ' \
                 'CPU: by requests, a refused flood would open more ' \
                 'connections to the database'
+        key = 'TargetTrackingScalingPolicyConfiguration.TargetValue'
+        if not 10 <= at(doc.value, *key.split('.')) <= 90:
+            yield doc, key, 'is no percent of the CPU from 10 to 90'
 
 
 @rule

@@ -29,6 +29,12 @@ def fargate(view):
     for doc in view.tasks():
         if doc.get('networkMode') != 'awsvpc':
             yield doc, 'networkMode', 'has to be awsvpc on Fargate'
+        if 'FARGATE' not in doc.get('requiresCompatibilities', ()):
+            yield doc, 'requiresCompatibilities', 'has to have FARGATE: ' \
+                'AWS then looks at the sizes'
+        if not at(doc.value, 'runtimePlatform', 'cpuArchitecture'):
+            yield doc, 'runtimePlatform', 'needs cpuArchitecture: X86_64 is ' \
+                'taken without, whatever the image is'
         cpu, memory = str(doc.get('cpu')), str(doc.get('memory'))
         if cpu not in PAIRS:
             yield doc, 'cpu', f'is {cpu}: Fargate has {", ".join(PAIRS)}'
@@ -198,8 +204,11 @@ def together(view):
         yield doc, f'{key}.essential', 'has to be true: without the gateway ' \
             'the task is of no use'
 
-    known = {container.get('name') for place, container
+    known = {str(container.get('name')) for place, container
              in items(doc.value, 'containerDefinitions')}
+    if umami[2] and not gateway.get('dependsOn'):
+        yield doc, f'{key}.dependsOn', 'has to name umami, with START: both ' \
+            'are then stopped in the other order'
     for place, other in items(gateway, 'dependsOn', key):
         if other.get('containerName') not in known:
             yield doc, f'{place}.containerName', 'is none of ' \
@@ -213,6 +222,10 @@ def together(view):
         if umami.get('essential') is not False:
             yield doc, f'{key}.essential', 'has to be false: Umami\'s end ' \
                 'would be the end of the task'
+        if 'restartAttemptPeriod' not in (umami.get('restartPolicy') or {}) \
+                and at(umami, 'restartPolicy', 'enabled'):
+            yield doc, f'{key}.restartPolicy.restartAttemptPeriod', 'is ' \
+                'missing: within 300 s after a start there is no other one'
         if not at(umami, 'restartPolicy', 'enabled'):
             yield doc, f'{key}.restartPolicy', 'has to be enabled: nobody ' \
                 'else starts Umami again'
@@ -268,12 +281,39 @@ def quiet(view):
         if container.get('name') not in ('umami', 'migrate'):
             continue
         env = pairs(container, 'environment')
+        wanted = {'umami': ['node', 'server.js'],
+                  'migrate': ['node_modules/.bin/prisma', 'migrate', 'deploy']}
+        command = container.get('command')
+        if command != wanted[container['name']] \
+                and (command or container['name'] == 'migrate'):
+            yield doc, f'{key}.command', 'has to be ' \
+                + ' '.join(wanted[container['name']])
         if container['name'] == 'umami' and not env.get('SKIP_DB_CHECK'):
             yield doc, f'{key}.environment', 'needs SKIP_DB_CHECK=1: a task ' \
                 'must start without the database, and never migrate'
         if not env.get('NODE_EXTRA_CA_CERTS'):
             yield doc, f'{key}.environment', 'needs NODE_EXTRA_CA_CERTS: ' \
                 'Node does not know the authorities of RDS'
+
+
+@rule
+def writable(view):
+    """The project: what nginx, Node and Next.js write, as another than root."""
+    needs = {'gateway': {'/run', '/tmp'}, 'umami': {'/tmp'}}
+    for doc, key, container in view.containers():
+        there = set()
+        key += '.linuxParameters'
+        for place, mount in items(container.get('linuxParameters'), 'tmpfs',
+                                  key):
+            there.add(mount.get('containerPath'))
+            options = mount.get('mountOptions') or ()
+            for name in ('mode=1777', 'noexec', 'nosuid'):
+                if name not in options:
+                    yield doc, f'{place}.mountOptions', f'need {name}'
+        missing = needs.get(container.get('name'), set()) - there
+        if missing and container.get('readonlyRootFilesystem'):
+            yield doc, f'{key}.tmpfs', f'needs {", ".join(sorted(missing))}: ' \
+                'the rest is read-only'
 
 
 @rule
@@ -307,6 +347,9 @@ def logs(view):
         if options.get('mode') != 'non-blocking':
             yield doc, f'{key}.options.mode', 'has to be non-blocking: ' \
                 'otherwise requests wait for CloudWatch'
+        region = view.parameters.get('AWS_REGION')
+        if options.get('awslogs-region', region) != region:
+            yield doc, f'{key}.options.awslogs-region', f'has to be {region}'
         if groups and options.get('awslogs-group') not in groups:
             yield doc, f'{key}.options.awslogs-group', 'is a group that no ' \
                 f'file makes: those are {", ".join(sorted(groups))}'

@@ -23,6 +23,26 @@ METRICS = ('Beacons', 'Taken', 'Refused', 'RateLimited', 'OriginRefused',
 SOMETIMES = ('RedisTime', 'UmamiTime', 'HTTPCode_Target_5XX_Count',
              'HTTPCode_ELB_5XX_Count', 'TargetResponseTime')
 
+# of AWS's metrics, those that are looked at: their dimensions
+KNOWN = {
+    'AWS/ApplicationELB': {
+        'HealthyHostCount': {'LoadBalancer', 'TargetGroup'},
+        'UnHealthyHostCount': {'LoadBalancer', 'TargetGroup'},
+        'TargetResponseTime': {'LoadBalancer', 'TargetGroup'},
+        'HTTPCode_Target_5XX_Count': {'LoadBalancer', 'TargetGroup'},
+        'HTTPCode_ELB_5XX_Count': {'LoadBalancer'},
+        'RequestCount': {'LoadBalancer', 'TargetGroup'}},
+    'AWS/ECS': {
+        'CPUUtilization': {'ClusterName', 'ServiceName'},
+        'MemoryUtilization': {'ClusterName', 'ServiceName'}},
+    'ECS/ContainerInsights': {
+        'RunningTaskCount': {'ClusterName', 'ServiceName'},
+        'DesiredTaskCount': {'ClusterName', 'ServiceName'}},
+    'AWS/RDS': {
+        'DatabaseConnections': {'DBClusterIdentifier'},
+        'CPUUtilization': {'DBClusterIdentifier'}},
+}
+
 MISSING = ('breaching', 'notBreaching', 'ignore', 'missing')
 
 FUNCTIONS = {'IF', 'AND', 'OR', 'NOT', 'MIN', 'MAX', 'SUM', 'AVG', 'ABS',
@@ -53,6 +73,22 @@ def alarms(view):
 
         if doc.get('DatapointsToAlarm', 1) > doc.get('EvaluationPeriods', 1):
             yield doc, 'DatapointsToAlarm', 'is more than EvaluationPeriods'
+        for name in ('Threshold', 'ComparisonOperator'):
+            if name not in doc.value:
+                yield doc, name, 'is missing'
+        if 'MetricName' in doc.value:
+            percentile = doc.get('ExtendedStatistic')
+            if not doc.get('Statistic') and not percentile:
+                yield doc, 'Statistic', 'is missing'
+            if percentile and not re.fullmatch(r'(p|tm|tc|ts|wm)\d+(\.\d+)?',
+                                               percentile):
+                yield doc, 'ExtendedStatistic', 'has to be such as p99'
+        elif not doc.get('Metrics'):
+            yield doc, 'MetricName', 'is missing: the alarm looks at nothing'
+        if doc.get('EvaluateLowSampleCountPercentile', 'ignore') \
+                not in ('ignore', 'evaluate'):
+            yield doc, 'EvaluateLowSampleCountPercentile', 'has to be ' \
+                'ignore or evaluate'
         if 'Statistic' in doc.value and 'ExtendedStatistic' in doc.value:
             yield doc, 'Statistic', 'and ExtendedStatistic exclude each other'
         for key, metric, period in metrics(doc):
@@ -97,10 +133,15 @@ def told(view):
         actions = doc.get('AlarmActions', [])
         if not actions:
             yield doc, 'AlarmActions', f'need the topic, {known[0]}'
-        for i, action in enumerate(actions):
-            if action not in known:
-                yield doc, f'AlarmActions[{i}]', 'is a topic that no file ' \
-                    f'makes: those are {", ".join(known)}'
+        for name in ('AlarmActions', 'OKActions'):
+            for i, action in enumerate(doc.get(name, ())):
+                if action not in known:
+                    yield doc, f'{name}[{i}]', 'is a topic that no file ' \
+                        f'makes: those are {", ".join(known)}'
+    for doc in view.all('sns subscribe') if known else ():
+        if doc.get('TopicArn') not in known:
+            yield doc, 'TopicArn', 'is a topic that no file makes: those ' \
+                f'are {", ".join(known)}'
 
 
 @rule
@@ -120,6 +161,75 @@ def embedded(view):
 
 
 @rule
+def looked_at(view):
+    """AWS, metrics of load balancers, ECS and RDS: names and dimensions."""
+    values = {'LoadBalancer': 'ALB_FULL_NAME', 'ClusterName': 'ECS_CLUSTER',
+              'TargetGroup': 'TARGET_GROUP_FULL_NAME',
+              'DBClusterIdentifier': 'AURORA_CLUSTER'}
+    for doc in view.all('cloudwatch put-metric-alarm'):
+        for key, metric, period in metrics(doc):
+            space, name = metric.get('Namespace'), metric.get('MetricName')
+            if space == EMBEDDED:
+                continue
+            if space not in KNOWN:
+                yield doc, f'{key}Namespace', f'is {space}: ' \
+                    f'{", ".join([EMBEDDED, *KNOWN])}'
+                continue
+            if name not in KNOWN[space]:
+                yield doc, f'{key}MetricName', f'is {name}: ' \
+                    f'{", ".join(KNOWN[space])}'
+                continue
+            there = dict(items(metric, 'Dimensions', key))
+            names = {item.get('Name') for item in there.values()}
+            if names != KNOWN[space][name]:
+                yield doc, f'{key}Dimensions', 'have to be ' \
+                    + ', '.join(sorted(KNOWN[space][name]))
+                continue
+            for item in there.values():
+                said = item['Name']
+                form = {'LoadBalancer': 'app/[^/]+/[^/]+',
+                        'TargetGroup': 'targetgroup/[^/]+/[^/]+'}.get(said)
+                if form and not re.fullmatch(form, item.get('Value', '')):
+                    yield doc, f'{key}Dimensions[{said}].Value', 'has to be ' \
+                        f'the end of an ARN, {form.replace("[^/]+", "...")}'
+                    continue
+                wanted = view.service_name if said == 'ServiceName' \
+                    else view.parameters.get(values[said])
+                if item.get('Value') != wanted:
+                    yield doc, f'{key}Dimensions[{said}].Value', 'has to be ' \
+                        f'{wanted}, {values.get(said, "the service")}'
+
+
+@rule
+def counted(view):
+    """docs/monitoring.md: counts by Sum, states by Minimum, times by Maximum.
+    """
+    for doc in view.all('cloudwatch put-metric-alarm'):
+        for key, metric, period in metrics(doc):
+            name = metric.get('MetricName')
+            if metric.get('Namespace') != EMBEDDED or name not in METRICS:
+                continue
+            wanted = 'Minimum' if name.endswith('Up') else 'Maximum' \
+                if name.endswith('Time') else 'Sum'
+            if name in ('InFlight', 'QueueWaiting', 'ConfigGeneration'):
+                wanted = 'Maximum'
+            place = key.removesuffix('Metric.') + 'Stat' if key else 'Statistic'
+            said = doc.get('Statistic')
+            if key:
+                said = at(dict(items(doc.value, 'Metrics')).get(
+                    key.removesuffix('.MetricStat.Metric.')),
+                    'MetricStat', 'Stat')
+            if said != wanted:
+                yield doc, place, f'has to be {wanted} for {name}'
+            if not key and name.endswith('Up'):
+                if doc.get('Threshold') != 1:
+                    yield doc, 'Threshold', f'has to be 1: {name} is 1 or 0'
+                if doc.get('ComparisonOperator') != 'LessThanThreshold':
+                    yield doc, 'ComparisonOperator', 'has to be ' \
+                        f'LessThanThreshold: {name} is 1 or 0'
+
+
+@rule
 def written(view):
     """docs/image.md: the gateway writes them if it is told to."""
     doc, key, gateway = view.container('gateway')
@@ -129,6 +239,16 @@ def written(view):
             and pairs(gateway, 'environment').get('METRICS_EMF') != 'on':
         yield doc, f'{key}.environment', 'needs METRICS_EMF=on: alarms ' \
             'look at what the gateway writes'
+
+    names = {metric.get('MetricName') for alarm
+             in view.all('cloudwatch put-metric-alarm')
+             for place, metric, period in metrics(alarm)}
+    for name, secret in (('PostgresUp', 'GATEWAY_DATABASE_URL'),
+                         ('RedisUp', 'REDIS_URL')):
+        if gateway and name in names and secret not in pairs(gateway,
+                                                             'secrets'):
+            yield doc, f'{key}.secrets', f'need {secret}: an alarm looks at ' \
+                f'{name}, which there is none of without'
 
 
 @rule
@@ -142,6 +262,9 @@ def math(view):
             for name in sorted(names - FUNCTIONS - known):
                 yield doc, f'{key}.Expression', f'has {name}, which is none ' \
                     f'of {", ".join(sorted(map(str, known)))}'
+        for key, item in members:
+            if not item.get('Expression') and not item.get('MetricStat'):
+                yield doc, key, 'needs an Expression or a MetricStat'
         results = [key for key, item in members if item.get('ReturnData', True)]
         if members and len(results) != 1:
             yield doc, 'Metrics', f'have ReturnData {len(results)} times: ' \
