@@ -228,7 +228,10 @@ def pool(view):
 
 @rule
 def executed(view):
-    """AWS, ECS Exec: rights of the task role; its agent writes files."""
+    """aws/containers-roadmap issue 1359: where the agent of ECS Exec writes.
+
+    AWS's guide says that it needs a file system that can be written to.
+    """
     doc = view.service()
     if not doc or not doc.get('enableExecuteCommand'):
         return
@@ -237,7 +240,8 @@ def executed(view):
             continue
         mounts = {item.get('containerPath') for place, item
                   in items(container.get('linuxParameters'), 'tmpfs')}
-        missing = {'/var/lib/amazon', '/var/log/amazon'} - mounts
+        missing = {'/managed-agents', '/var/lib/amazon',
+                   '/var/log/amazon'} - mounts
         if missing and container.get('readonlyRootFilesystem'):
             yield task, f'{key}.linuxParameters.tmpfs', 'needs ' \
                 f'{", ".join(sorted(missing))}: the agent of ECS Exec ' \
