@@ -133,6 +133,21 @@ $why = `ORIGIN_VERIFY='two words of a secret' $ctl check 2>&1`;
 is($? >> 8, 1, 'a secret with white space');
 unlike($why, qr/two words/, 'is not told either');
 
+# render
+
+{
+    my $said = `$ctl render $dir/rendered 2>&1`;
+    is($?, 0, 'render') or diag($said);
+    my @files = glob "$dir/rendered/*.json";
+    is(scalar @files, scalar(() = glob "$ecs/*.json"), 'each file');
+    my @left = grep { file($_) =~ /\{\{/ } @files;
+    is("@left", '', 'each parameter is put in');
+}
+
+$why = `$ctl --variant none check 2>&1`;
+is($? >> 8, 1, 'an unknown variant');
+like($why, qr/^gatewayctl: none: is no variant, those are: /, 'and those known');
+
 # what the rules know of others
 
 like(file('../conf/nginx.conf'), qr/keepalive_timeout\s+75s/, 'keep-alive');
