@@ -9,24 +9,28 @@ from gateway import (rules_account, rules_cloudfront,    # noqa: F401
                      rules_network, rules_rights, rules_secrets,
                      rules_service, rules_task, rules_values, rules_watch)
 from gateway.bundle import Parameters, Problem
-from gateway.template import GIVEN
+from gateway.template import GIVEN, key_of
 from gateway.view import RULES, Doc, View
 
 
-EXAMPLE = pathlib.Path(__file__).resolve().parent.parent / 'example.env'
+BUNDLE = pathlib.Path(__file__).resolve().parent.parent
 
 
 class Lenient(Parameters):
     """Goes on after a parameter that is not set.
 
-    What is not made yet has the value of the example.
+    What a file makes has the value of the example until it is made.
     """
 
-    def __init__(self, parameters):
+    def __init__(self, parameters, files):
         super().__init__(parameters)
         self.problems = []
-        for name, value in Parameters.read([EXAMPLE], {}).items():
-            if name in GIVEN or name == 'ORIGIN_VERIFY':
+        made = {key_of(path.name) for path in BUNDLE.glob('*.json')} \
+            | {key_of(file.name) for file in files}
+        for name, value in Parameters.read([BUNDLE / 'example.env'],
+                                           {}).items():
+            if name == 'ORIGIN_VERIFY' or name in GIVEN \
+                    and GIVEN[name][0] in made:
                 self.setdefault(name, value)
 
     def _one(self, match, file, key):
@@ -52,7 +56,7 @@ def service_name(folder):
 
 def problems(files, parameters, models, service):
     """All problems, those of AWS's models first."""
-    lenient = Lenient(parameters)
+    lenient = Lenient(parameters, files)
     docs = [Doc(file, file.render(lenient)) for file in files]
     found = lenient.problems
     broken = set()

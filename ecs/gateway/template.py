@@ -90,7 +90,7 @@ RENAMED = {'ACMCertificateArn': 'AcmCertificateArn',
 
 def made(files, parameters, service):
     """The template of the files of a bundle."""
-    keys = {_key(file): file for file in files}
+    keys = {key_of(file.name): file for file in files}
     parameters = Parameters(parameters)
     for name, (key, attribute) in GIVEN.items():
         if key in keys:
@@ -129,8 +129,9 @@ def made(files, parameters, service):
             'Resources': resources}
 
 
-def _key(file):
-    return re.sub(r'^\d\d-|\.json$', '', file.name)
+def key_of(name):
+    """What GIVEN calls a file."""
+    return re.sub(r'^\d\d-|\.json$', '', name)
 
 
 def _id(file):
