@@ -133,6 +133,16 @@ $why = `ORIGIN_VERIFY='two words of a secret' $ctl check 2>&1`;
 is($? >> 8, 1, 'a secret with white space');
 unlike($why, qr/two words/, 'is not told either');
 
+system("cp $ecs/*.json $dir/") == 0 or die 'cp';
+system(q{sed -i 's/"Protocol": "HTTP"/}
+    . q{"Protocol": "{{ must_env `ORIGIN_VERIFY` }}"/' } . "$dir/40-*.json") == 0
+    or die 'sed';
+
+$why = `ORIGIN_VERIFY=secret-in-the-wrong-place $ctl --bundle $dir check 2>&1`;
+is($? >> 8, 1, 'a secret in the wrong place');
+like($why, qr/^gatewayctl: 40-\S+: Protocol: /m, 'is found');
+unlike($why, qr/wrong-place/, 'and not shown');
+
 # render
 
 {
@@ -146,7 +156,7 @@ unlike($why, qr/two words/, 'is not told either');
 
 $why = `$ctl --variant none check 2>&1`;
 is($? >> 8, 1, 'an unknown variant');
-like($why, qr/^gatewayctl: none: is no variant, those are: /, 'and those known');
+like($why, qr/^gatewayctl: none: is no variant, those are: /, 'those known');
 
 # what the rules know of others
 

@@ -9,6 +9,7 @@ from gateway import (rules_account, rules_cloudfront,    # noqa: F401
                      rules_network, rules_rights, rules_secrets,
                      rules_service, rules_task, rules_values, rules_watch)
 from gateway.bundle import Parameters, Problem
+from gateway.rules_secrets import SECRET
 from gateway.template import GIVEN, key_of
 from gateway.view import RULES, Doc, View
 
@@ -86,4 +87,20 @@ def problems(files, parameters, models, service):
                     f'a key is of another type than AWS takes: {error}; '
                     '--fetch-models says which', rule.__name__))
 
-    return found
+    return masked(found, lenient)
+
+
+def masked(found, parameters):
+    """Each problem once, without the value of a secret."""
+    secrets = [value for name, value in parameters.items()
+               if SECRET.search(name) and len(value) > 3]
+    out = {}
+
+    for problem in found:
+        text = problem.text
+        for secret in secrets:
+            text = text.replace(secret, '***')
+        out.setdefault((problem.file, problem.key, text),
+                       Problem(text, problem.file, problem.key))
+
+    return list(out.values())
