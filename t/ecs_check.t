@@ -135,8 +135,8 @@ unlike($why, qr/two words/, 'is not told either');
 
 system("cp $ecs/*.json $dir/") == 0 or die 'cp';
 system(q{sed -i 's/"Protocol": "HTTP"/}
-    . q{"Protocol": "{{ must_env `ORIGIN_VERIFY` }}"/' } . "$dir/40-*.json") == 0
-    or die 'sed';
+    . q{"Protocol": "{{ must_env `ORIGIN_VERIFY` }}"/' }
+    . "$dir/40-*.json") == 0 or die 'sed';
 
 $why = `ORIGIN_VERIFY=secret-in-the-wrong-place $ctl --bundle $dir check 2>&1`;
 is($? >> 8, 1, 'a secret in the wrong place');
