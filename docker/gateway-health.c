@@ -35,7 +35,7 @@ main(void)
     size_t              len;
     ssize_t             n;
     const char         *listen;
-    struct timeval      limit = { SECONDS, 0 };
+    struct timeval      limit;
     struct sockaddr_in  sin;
 
     static const char   request[] = "GET /api/heartbeat?live HTTP/1.0\r\n"
@@ -51,6 +51,9 @@ main(void)
     if (!address(listen, &sin)) {
         return fail("LISTEN is neither PORT nor ADDRESS:PORT");
     }
+
+    limit.tv_sec = SECONDS;
+    limit.tv_usec = 0;
 
     fd = socket(AF_INET, SOCK_STREAM, 0);
     if (fd == -1

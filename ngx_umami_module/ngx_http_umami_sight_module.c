@@ -415,7 +415,7 @@ ngx_http_umami_sight_emf_conf(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 {
     ngx_http_umami_sight_main_conf_t *usmcf = conf;
 
-    ngx_str_t  *value, s;
+    ngx_str_t  *value, s, none;
 
     if (usmcf->file) {
         return "is duplicate";
@@ -443,9 +443,13 @@ ngx_http_umami_sight_emf_conf(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
         }
     }
 
+    /* to nginx, a file without a name is stderr */
+
+    ngx_str_null(&none);
+
     usmcf->file = ngx_conf_open_file(cf->cycle,
                                      ngx_strcmp(value[1].data, "stderr") == 0
-                                     ? NULL : &value[1]);
+                                     ? &none : &value[1]);
 
     return usmcf->file ? NGX_CONF_OK : NGX_CONF_ERROR;
 }

@@ -88,6 +88,10 @@ for (['emf.log interval=0', qr/"interval=0" in "umami_metrics_emf"/],
     like($err, $said, "\"umami_metrics_emf $text\", why");
 }
 
+$t->write_file_expand('nginx.conf',
+    $conf =~ s/emf\.log interval=1s/stderr interval=1s/r);
+is((($t->check_conf())[0]), 1, '"umami_metrics_emf stderr"');
+
 $t->write_file_expand('nginx.conf', $conf);
 $t->run();
 
