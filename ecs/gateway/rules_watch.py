@@ -252,6 +252,26 @@ def written(view):
 
 
 @rule
+def deployed(view):
+    """docs/image.md: in bypass mode the gateway writes no metrics.
+
+    An alarm on these would roll the deployment of the kill switch back.
+    """
+    doc, gateway = view.service(), view.container('gateway')[2]
+    own = {alarm.get('AlarmName') for alarm
+           in view.all('cloudwatch put-metric-alarm')
+           if any(metric.get('Namespace') == EMBEDDED
+                  for key, metric, period in metrics(alarm))}
+    names = at(doc and doc.value, 'deploymentConfiguration', 'alarms',
+               'alarmNames')
+    for i, name in enumerate(names or () if gateway else ()):
+        if name in own:
+            yield doc, f'deploymentConfiguration.alarms.alarmNames[{i}]', \
+                f'is {name}, whose metric there is none of in bypass mode: ' \
+                'that deployment would be rolled back'
+
+
+@rule
 def math(view):
     """AWS, metric math: names that are there, and one result."""
     for doc in view.all('cloudwatch put-metric-alarm'):
