@@ -7,5 +7,5 @@ RUN apt-get update \
     && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
         gcc make libc6-dev nginx nginx-dev libhiredis-dev libpq-dev \
         libjansson-dev libssl-dev zlib1g-dev libbrotli-dev \
-        perl redis-server postgresql curl prometheus openssl procps \
+        perl redis-server postgresql curl prometheus openssl procps ca-certificates \
     && rm -rf /var/lib/apt/lists/*
