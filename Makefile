@@ -6,7 +6,7 @@ PROVE = prove -It/lib -j$(JOBS) --timer
 
 .DEFAULT_GOAL := help
 .PHONY: help build run test test-asan test-static check fuzz bench accuracy \
-    image image-sbom image-test clean
+    test-versions image image-sbom image-test clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' \
@@ -30,6 +30,10 @@ test-asan: ## the tests against nginx with the module linked in, under ASan and 
 	@t/tools/build asan build/asan
 	@TEST_NGINX_BINARY=$(CURDIR)/build/asan/nginx TEST_UMAMI_MODULE= \
 	    TEST_NGINX_SLOW=4 $(PROVE) t/
+
+test-versions: ## the tests against nginx 1.22, 1.26 and that of Debian unstable
+	@t/tools/need image
+	@t/tools/versions
 
 check: ## style, layers, documents against the code, compiler warnings
 	@t/tools/need build check

@@ -49,7 +49,7 @@ sub build {
 
     my @command = (qw/ -O1 -g -Wall -Wextra -Werror -Wno-unused-parameter /,
         (map { ('-isystem', $_) } $objs, map { "$nginx/src/$_" }
-            qw{ core event event/modules os/unix }),
+            qw{ core event event/modules event/quic os/unix }),
         '-I', $module, '-o', $out, "$root/t/unit/$name.c",
         map { "$module/ngx_umami_$_.c" } @codecs);
 
