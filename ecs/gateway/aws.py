@@ -88,7 +88,8 @@ class Aws:
         try:
             return subprocess.run(
                 command, stdin=subprocess.DEVNULL, capture_output=True,
-                text=True, timeout=seconds, env=os.environ | {'AWS_PAGER': ''})
+                text=True, timeout=seconds, env=os.environ | {
+                    'AWS_PAGER': '', 'AWS_CLI_AUTO_PROMPT': 'off'})
         except FileNotFoundError:
             raise Problem('the aws command is not here: install it, see '
                           'https://aws.amazon.com/cli/') from None

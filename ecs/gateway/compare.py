@@ -119,7 +119,7 @@ def shown(difference):
         return key
 
     old, new = str(there), str(wanted)
-    if len(old) + len(new) > 120:
+    if len(old) + len(new) > 400:
         return key
 
     return f'{key}: {"none" if there is None else old} -> {new}'

@@ -12,6 +12,7 @@ import os
 
 from gateway import bundle, special
 from gateway.bundle import Problem
+from gateway.stack import PENDING
 
 NAME = '92-cloudfront.create-distribution-with-tags.json'
 
@@ -65,6 +66,11 @@ def patch(stack, identifier):
                             {'Id': identifier})
     there = answer['DistributionConfig']
     config = merged(there, ours)
+
+    if PENDING in json.dumps(config):
+        print(f'\nWhat is to be put into the distribution {identifier} is '
+              'known after "apply".')
+        return
 
     if config == there:
         print(f'The distribution {identifier} has all of it.')

@@ -132,10 +132,12 @@ def network(stack):
     if item is None:
         raise Problem('is not there: it says in which subnets a migration '
                       'runs', 'ecs-service-def.json')
-    stack.look_at(stack.item('ec2.create-security-group.gateway'))
-    return stack.parameters.render(
-        item.file.template['networkConfiguration'], item.file.name,
-        'networkConfiguration')
+    template = item.file.template['networkConfiguration']
+    for name in stack.names_in(template):
+        if name in stack.givers():
+            stack.look_at(stack.givers()[name])
+    return stack.parameters.render(template, item.file.name,
+                                   'networkConfiguration')
 
 
 def run(stack, found, seconds):

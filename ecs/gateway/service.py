@@ -53,6 +53,12 @@ def images(definition):
             for container in definition['containerDefinitions']}
 
 
+def short(image):
+    """Without the registry, and with the beginning of its digest."""
+    name, at, digest = str(image).partition('@sha256:')
+    return name.split('/', 1)[-1] + (at and f'@{digest[:12]}')
+
+
 def migrated(stack):
     """The tags of the log group: who migrated the database last."""
     try:

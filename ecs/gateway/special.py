@@ -163,7 +163,18 @@ def rules_to_change(operation, wanted, there):
         return {rule: permission for rule, permission in wanted.items()
                 if rule in there}
     return {rule: permission for rule, permission in wanted.items()
-            if rule not in there}
+            if not any(covers(other, rule) for other in there)}
+
+
+def covers(there, wanted):
+    """Whether a rule that is there lets through what another is to."""
+    protocol, first, last, source = there
+    if source not in (wanted[3], '0.0.0.0/0'):
+        return False
+    if protocol == '-1':
+        return True
+    return (protocol == wanted[0] and None not in (first, last)
+            and first <= wanted[1] and last >= wanted[2])
 
 
 FIND = {

@@ -101,11 +101,15 @@ class Stack:
 
     def needs(self, item):
         """The parameters of the file that other files give."""
-        text = json.dumps(item.file.template)
-        names = {match.group(2) for match in TEMPLATE.finditer(text)}
+        names = self.names_in(item.file.template)
         if item.operation == 'ecs.create-service':
             names.add('TASK_DEFINITION_ARN')
         return names & set(self.givers())
+
+    def names_in(self, template):
+        """The parameters of a part of a file."""
+        return {match.group(2) for match in
+                TEMPLATE.finditer(json.dumps(template))}
 
     def givers(self):
         """Parameters that files give, each with its item."""
@@ -129,6 +133,7 @@ class Stack:
         """What is there, as many questions at once as may be."""
         left = list(self.items)
         done = set()
+        self.right_account()
 
         while left:
             ready = [item for item in left if self.needs(item) <= done
@@ -141,9 +146,27 @@ class Stack:
 
         return self.items
 
+    def right_account(self):
+        account = self.aws.call('sts', 'get-caller-identity')['Account']
+        wanted = self.parameters.get('AWS_ACCOUNT_ID')
+        if account != wanted:
+            raise Problem(f'is {wanted}, and the aws command is logged in to '
+                          f'{account}', 'AWS_ACCOUNT_ID')
+
+    def outputs(self):
+        """What files make and others need, without the secret of it."""
+        return {name: self.parameters[name] for name in sorted(self.givers())
+                if name not in HIDDEN and self.parameters.get(name)
+                and PENDING not in self.parameters[name]}
+
     def look_at(self, item):
         item.wanted = self.render(item)
         item.found = self.find(item)
+        if item.label in VALUES and item.found is None:
+            try:
+                self.secrets.value(item)
+            except Problem as problem:
+                self.stop_at[item.file.name] = problem
         self.hand_on(item, item.found)
 
     def find(self, item):
@@ -170,7 +193,8 @@ class Stack:
     def hand_on(self, item, found):
         for name, path in OUTPUTS.get(item.label, {}).items():
             if name == 'ORIGIN_VERIFY':
-                value = self.secrets.origin_verify(item)
+                value = None if item.file.name in self.stop_at \
+                    else self.secrets.origin_verify(item)
             else:
                 value = kinds.value_of(found, path) if found else None
             self.parameters[name] = value or PENDING
@@ -233,11 +257,14 @@ class Stack:
             item.state = CHANGE if changed else SAME
         self.changeable(item)
 
+        if kind.anew and item.differs:
+            for name in OUTPUTS.get(item.label, {}):
+                self.parameters[name] = PENDING
+
     def owned(self, item):
         """Whether what the item belongs to is ours."""
         key = item.kind.owner_key
-        names = {match.group(2) for match in
-                 TEMPLATE.finditer(str(item.file.template[key]))}
+        names = self.names_in(item.file.template[key])
         # what a file makes is ours, or the run had ended there
         if names & set(self.givers()):
             return True

@@ -19,6 +19,10 @@ def add_arguments(parser):
 
 def run(args):
     stack = plan.look(args)
+    if args.yes:
+        # a secret without a value is told before anything is made
+        for problem in stack.stop_at.values():
+            raise problem
     service.refuse_migration(stack)
 
     if not args.yes:
@@ -29,8 +33,15 @@ def run(args):
     changes = stack.apply(lambda item: print(report.line(item), flush=True))
     report.by_hand(stack, args)
 
+    plan.write_outputs(stack, args)
+
     if changes and args.wait:
         service.wait(stack, args.wait)
+
+    domain = stack.parameters.get('DISTRIBUTION_DOMAIN')
+    if changes and domain:
+        print(f'In DNS, {stack.parameters["ANALYTICS_HOST"]} has to be an '
+              f'alias of {domain}.')
 
     print(f'{changes} changed.' if changes else 'All is as the files say.')
     return 0

@@ -6,6 +6,8 @@ A line for each resource: + is made, ~ is changed, with the keys that differ,
 = stays, ! belongs to others and is to be changed by hand, as is said below.
 """
 
+import pathlib
+
 from gateway import report, service
 from gateway.aws import Aws
 from gateway.stack import Stack
@@ -23,11 +25,23 @@ def add_arguments(parser):
                         help='show what stays, too')
 
 
+    parser.add_argument('--outputs', metavar='FILE', type=pathlib.Path,
+                        help='write what the files make, as NAME=VALUE: for '
+                        'ecspresso, and for the bundle in ecs/umami')
+
+
 def run(args):
     stack = look(args)
     service.refuse_migration(stack)
     report.plan(stack, args)
+    write_outputs(stack, args)
     return 0
+
+
+def write_outputs(stack, args):
+    if args.outputs:
+        args.outputs.write_text(''.join(
+            f'{name}={value}\n' for name, value in stack.outputs().items()))
 
 
 def look(args):

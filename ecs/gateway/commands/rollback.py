@@ -38,7 +38,8 @@ def run(args):
     before = service.images(now)
     for name, image in service.images(definition).items():
         if image != before.get(name):
-            print(f'    {name}: {before.get(name)} -> {image}')
+            print(f'    {name}: {service.short(before.get(name))} -> '
+                  + service.short(image))
 
     if not args.yes:
         print('Nothing was changed: --yes does it.')

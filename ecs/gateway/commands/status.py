@@ -79,7 +79,7 @@ def deployment(stack, running, bad):
                        + one.get('rolloutStateReason', 'see the events'))
 
     definition, _ = service.revision(stack, running['taskDefinition'])
-    lines += [f'  {name}: {image}'
+    lines += [f'  {name}: {service.short(image)}'
               for name, image in service.images(definition).items()]
     lines += [f'  {ago(event["createdAt"])}: {event["message"]}'
               for event in running.get('events', [])[:3]]
@@ -157,8 +157,10 @@ def targets(stack, running, bad):
 
 
 def alarms(stack, running, bad):
-    names = [item.file.render(stack.parameters)['AlarmName'] for item
-             in stack.items if item.operation == 'cloudwatch.put-metric-alarm']
+    names = [stack.parameters.render(item.file.template['AlarmName'],
+                                     item.file.name)
+             for item in stack.items
+             if item.operation == 'cloudwatch.put-metric-alarm']
     if not names:
         return []
 
@@ -190,4 +192,5 @@ def database(stack, running, bad):
     except Failure:
         return []
     return [f'Database: at {tags.get(service.SCHEMA, "an unknown migration")}, '
-            f'migrated by {tags.get(service.IMAGE, "nobody that is known")}']
+            'migrated by '
+            + service.short(tags.get(service.IMAGE, 'nobody that is known'))]

@@ -7,8 +7,8 @@ the new tasks are started.  Meanwhile no event is stored.
 """
 
 from gateway import migration, report, service
-from gateway.commands import migrate, plan
 from gateway.bundle import Problem
+from gateway.commands import migrate, plan
 
 SCALABLE = {'ServiceNamespace': 'ecs',
             'ScalableDimension': 'ecs:service:DesiredCount'}
@@ -16,7 +16,8 @@ SCALABLE = {'ServiceNamespace': 'ecs',
 
 def add_arguments(parser):
     migrate.add_arguments(parser)
-    parser.set_defaults(generate_secrets=False, distribution=None, all=False)
+    parser.set_defaults(generate_secrets=False, distribution=None, all=False,
+                        outputs=None)
 
 
 def run(args):
@@ -27,7 +28,8 @@ def run(args):
     umami = service.images(now).get('umami')
     count = running['desiredCount'] or 1
 
-    if umami == image and service.migrated(stack).get(service.IMAGE) == image:
+    if running['desiredCount'] and umami == image \
+            and service.migrated(stack).get(service.IMAGE) == image:
         print(f'{image} is deployed, and has migrated the database.')
         return 0
 
@@ -41,7 +43,7 @@ def run(args):
 
     # what it takes, and nothing of the service itself
     item = stack.item('ecs.register-task-definition.migrate')
-    if item.state in '+~':
+    if item and item.state in '+~':
         print(report.line(item))
         stack.change(item)
     found, image = migrate.prepared(stack)
@@ -64,8 +66,10 @@ def run(args):
     service.refuse_migration(stack)
     try:
         stack.apply(lambda item: print(report.line(item), flush=True))
-    finally:
-        start(stack, count, args.wait)
+    except Problem as problem:
+        raise Problem(f'{problem}. The tasks are stopped: mend it and run '
+                      'this again') from None
+    start(stack, count, args.wait)
 
     return 0
 
