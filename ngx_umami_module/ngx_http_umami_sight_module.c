@@ -77,6 +77,7 @@ static ngx_int_t ngx_http_umami_sight_init_worker(ngx_cycle_t *cycle);
 
 static ngx_http_umami_sight_metric_t  ngx_http_umami_sight_metrics[] = {
     { "Beacons", "umami_beacons_total", NULL, NGX_HTTP_UMAMI_SIGHT_COUNT },
+    { "Taken", "umami_upstream_total", "\"ok\"", NGX_HTTP_UMAMI_SIGHT_COUNT },
     { "Refused", "umami_refused_total", NULL, NGX_HTTP_UMAMI_SIGHT_COUNT },
     { "RateLimited", "umami_refused_total", "\"rate-limited\"",
       NGX_HTTP_UMAMI_SIGHT_COUNT },
@@ -103,6 +104,12 @@ static ngx_http_umami_sight_metric_t  ngx_http_umami_sight_metrics[] = {
     { "PostgresUp", "umami_dependency_up", "\"postgres\"",
       NGX_HTTP_UMAMI_SIGHT_GAUGE },
     { "RedisUp", "umami_dependency_up", "\"redis\"",
+      NGX_HTTP_UMAMI_SIGHT_GAUGE },
+    { "ScriptUp", "umami_dependency_up", "\"script\"",
+      NGX_HTTP_UMAMI_SIGHT_GAUGE },
+    { "EdgeUp", "umami_dependency_up", "\"edge\"",
+      NGX_HTTP_UMAMI_SIGHT_GAUGE },
+    { "UserAgentUp", "umami_dependency_up", "\"user-agent\"",
       NGX_HTTP_UMAMI_SIGHT_GAUGE },
     { "InFlight", "umami_in_flight", NULL, NGX_HTTP_UMAMI_SIGHT_GAUGE },
     { "QueueWaiting", "umami_queue_waiting", NULL,
@@ -408,7 +415,7 @@ ngx_http_umami_sight_emf_conf(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 {
     ngx_http_umami_sight_main_conf_t *usmcf = conf;
 
-    ngx_str_t  *value, s;
+    ngx_str_t  *value, s, none;
 
     if (usmcf->file) {
         return "is duplicate";
@@ -436,9 +443,13 @@ ngx_http_umami_sight_emf_conf(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
         }
     }
 
+    /* to nginx, a file without a name is stderr */
+
+    ngx_str_null(&none);
+
     usmcf->file = ngx_conf_open_file(cf->cycle,
                                      ngx_strcmp(value[1].data, "stderr") == 0
-                                     ? NULL : &value[1]);
+                                     ? &none : &value[1]);
 
     return usmcf->file ? NGX_CONF_OK : NGX_CONF_ERROR;
 }

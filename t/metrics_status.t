@@ -88,6 +88,10 @@ for (['emf.log interval=0', qr/"interval=0" in "umami_metrics_emf"/],
     like($err, $said, "\"umami_metrics_emf $text\", why");
 }
 
+$t->write_file_expand('nginx.conf',
+    $conf =~ s/emf\.log interval=1s/stderr interval=1s/r);
+is((($t->check_conf())[0]), 1, '"umami_metrics_emf stderr"');
+
 $t->write_file_expand('nginx.conf', $conf);
 $t->run();
 
@@ -223,13 +227,14 @@ SKIP: {
         my $d = eval { decode_json($line) } or fail("no JSON: $line"), next;
         my $fault = emf_fault($d);
         is($fault, '', 'by the rules') if $fault;
-        $sum{$_} += $d->{$_} // 0 for qw/ Beacons Refused RateLimited /;
+        $sum{$_} += $d->{$_} // 0 for qw/ Beacons Taken Refused RateLimited /;
     }
 
     my $d = decode_json($lines[-1]);
     is(emf_fault($d), '', 'by the rules of CloudWatch');
     is("$sum{Refused} $sum{RateLimited}", '89 8', 'counts add up');
     is($d->{UmamiUp}, 1, 'what is up');
+    is("$d->{UserAgentUp} $sum{Taken}", '1 6', 'and what is taken');
     ok(!exists $d->{RedisUp}, 'and not what is not probed');
     ok($d->{task}, 'the task');
 
