@@ -1,0 +1,107 @@
+# Copyright (C) the ngx_umami_module authors
+
+"""Deploys another version of Umami, with its migrations, with --yes.
+
+A snapshot is made, the old tasks are stopped, the database is migrated, and
+the new tasks are started.  Meanwhile no event is stored.
+"""
+
+from gateway import migration, report, service
+from gateway.bundle import Problem
+from gateway.commands import migrate, plan
+
+SCALABLE = {'ServiceNamespace': 'ecs',
+            'ScalableDimension': 'ecs:service:DesiredCount'}
+
+
+def add_arguments(parser):
+    migrate.add_arguments(parser)
+    parser.set_defaults(generate_secrets=False, distribution=None, all=False,
+                        outputs=None)
+
+
+def run(args):
+    stack = plan.look(args)
+    running = service.must_describe(stack)
+    image = stack.parameters.get('UMAMI_IMAGE')
+    now, _ = service.revision(stack, running['taskDefinition'])
+    umami = service.images(now).get('umami')
+    count = running['desiredCount'] or 1
+
+    if running['desiredCount'] and umami == image \
+            and service.migrated(stack).get(service.IMAGE) == image:
+        print(f'{image} is deployed, and has migrated the database.')
+        return 0
+
+    print(f'{umami} -> {image}')
+    if not args.yes:
+        report.plan(stack, args)
+        print('A snapshot would be made, the tasks stopped, the database '
+              'migrated, and the new tasks started.\n'
+              'Nothing was changed: --yes does it.')
+        return 0
+
+    # what it takes, and nothing of the service itself
+    item = stack.item('ecs.register-task-definition.migrate')
+    if item and item.state in '+~':
+        print(report.line(item))
+        stack.change(item)
+    found, image = migrate.prepared(stack)
+    migrate.make_snapshot(stack, args, image)
+
+    stop(stack)
+    try:
+        migration.migrate(stack, found, image, args.wait)
+    except Problem as problem:
+        applied = getattr(problem, 'applied', None)
+        if applied != []:
+            raise Problem(f'{problem}. The tasks are stopped and stay so, as '
+                          'the database is not as the old version wants it: '
+                          'mend it and run this again, or restore the snapshot',
+                          ) from None
+        print('Nothing was migrated: the old tasks are started again.')
+        start(stack, count, args.wait)
+        raise
+
+    service.refuse_migration(stack)
+    try:
+        stack.apply(lambda item: print(report.line(item), flush=True))
+    except Problem as problem:
+        raise Problem(f'{problem}. The tasks are stopped: mend it and run '
+                      'this again') from None
+    start(stack, count, args.wait)
+
+    return 0
+
+
+def scaling(stack, suspended):
+    """With no task wanted, scaling would start some."""
+    target = stack.item('application-autoscaling.register-scalable-target')
+    if target is None or target.found is None:
+        return
+    stack.aws.call('application-autoscaling', 'register-scalable-target',
+                   SCALABLE | {
+                       'ResourceId': target.found['ResourceId'],
+                       'SuspendedState': {
+                           'DynamicScalingInSuspended': suspended,
+                           'DynamicScalingOutSuspended': suspended,
+                           'ScheduledScalingSuspended': suspended}})
+
+
+def set_count(stack, count):
+    stack.aws.call('ecs', 'update-service', {
+        'cluster': stack.parameters['ECS_CLUSTER'], 'service': stack.service,
+        'desiredCount': count})
+
+
+def stop(stack):
+    print('The tasks are stopped: no event is stored until they are back.')
+    scaling(stack, True)
+    set_count(stack, 0)
+    service.wait(stack, 600)
+
+
+def start(stack, count, seconds):
+    set_count(stack, count)
+    scaling(stack, False)
+    service.wait(stack, seconds)

@@ -1,0 +1,141 @@
+# Copyright (C) the ngx_umami_module authors
+
+"""The ECS service: what runs, how it is waited for, what Umami it has."""
+
+import time
+
+from gateway.aws import Failure
+from gateway.bundle import Problem
+from gateway.kinds import pairs
+
+# Which image of Umami has migrated the database, and which migration was the
+# last, are tags of the log group that migrations write to: it is there before
+# the service.  A revision of the task definition has the second from when it
+# was made.
+LOG_GROUP = '/ecs/umami-gateway/migrate'
+IMAGE, SCHEMA = 'UmamiImage', 'UmamiSchema'
+
+PAUSE = 10
+
+
+def describe(stack):
+    """The service as AWS tells it, or None."""
+    cluster = stack.parameters.get('ECS_CLUSTER')
+    if not cluster:
+        raise Problem('ECS_CLUSTER is not set')
+    answer = stack.aws.call('ecs', 'describe-services', {
+        'cluster': cluster, 'services': [stack.service], 'include': ['TAGS']})
+    return next((service for service in answer['services']
+                 if service['status'] == 'ACTIVE'), None)
+
+
+def must_describe(stack):
+    service = describe(stack)
+    if service is None:
+        raise Problem(f'the service {stack.service} is not there: see "plan"')
+    tags = pairs(service.get('tags'))
+    if not stack.mine(tags):
+        raise Problem(f'the service {stack.service} has not our tags: it is '
+                      'not touched')
+    return service
+
+
+def revision(stack, name):
+    """A task definition, and its tags."""
+    answer = stack.aws.call('ecs', 'describe-task-definition', {
+        'taskDefinition': name, 'include': ['TAGS']})
+    return answer['taskDefinition'], pairs(answer.get('tags'))
+
+
+def images(definition):
+    """Its containers and their images."""
+    return {container['name']: container['image']
+            for container in definition['containerDefinitions']}
+
+
+def short(image):
+    """Without the registry, and with the beginning of its digest."""
+    name, at, digest = str(image).partition('@sha256:')
+    return name.split('/', 1)[-1] + (at and f'@{digest[:12]}')
+
+
+def migrated(stack):
+    """The tags of the log group: who migrated the database last."""
+    try:
+        return stack.aws.call('logs', 'list-tags-log-group', {
+            'logGroupName': LOG_GROUP})['tags']
+    except Failure as failure:
+        if failure.code == 'ResourceNotFoundException':
+            return {}
+        raise
+
+
+def refuse_migration(stack):
+    """Umami is not deployed before its image has migrated the database."""
+    item = stack.item('ecs-task-def')
+    image = images(item.wanted).get('umami') if item else None
+    tags = migrated(stack)
+
+    if SCHEMA in tags:
+        stack.marks[SCHEMA] = tags[SCHEMA]
+    if image is None or tags.get(IMAGE) == image:
+        return
+
+    running = describe(stack)
+    advice = ('gatewayctl upgrade-umami --yes' if running
+              and running['desiredCount'] else 'gatewayctl migrate --yes')
+    stack.stop_at[item.file.name] = Problem(
+        f'the database was not migrated by this image: run {advice}, and then '
+        'this again', item.file.name, 'containerDefinitions[umami].image')
+
+
+def wait(stack, seconds):
+    """Until the service has what it wants, or its deployment has failed."""
+    end = time.monotonic() + seconds
+    said = None
+
+    while True:
+        service = must_describe(stack)
+        first = next((d for d in service['deployments']
+                      if d['status'] == 'PRIMARY'), {})
+        text = (f'{service["runningCount"]} of {service["desiredCount"]} '
+                f'tasks run, {len(service["deployments"])} deployment(s), '
+                f'{first.get("rolloutState", "?")}')
+        if text != said:
+            print(text, flush=True)
+            said = text
+
+        if first.get('rolloutState') == 'FAILED':
+            raise Problem(f'the deployment has failed: '
+                          f'{first.get("rolloutStateReason")}; the circuit '
+                          'breaker puts the old tasks back. See "gatewayctl '
+                          'status"')
+        if (service['runningCount'] == service['desiredCount']
+                and len(service['deployments']) == 1
+                and first.get('rolloutState', 'COMPLETED') == 'COMPLETED'):
+            return
+        if time.monotonic() > end:
+            raise Problem(f'it is not stable after {seconds} s: see '
+                          '"gatewayctl status"; it goes on meanwhile')
+        time.sleep(PAUSE)
+
+
+def crosses(stack, service, definition, tags):
+    """Why going back to a revision would cross a migration, or None."""
+    now, _ = revision(stack, service['taskDefinition'])
+    old, new = images(definition).get('umami'), images(now).get('umami')
+
+    if old == new:
+        return None
+
+    schema = migrated(stack).get(SCHEMA)
+    if schema and tags.get(SCHEMA) == schema:
+        return None
+
+    was = tags.get(SCHEMA) or 'one that is not known'
+    return (f'the database is at the migration {schema or "unknown"}, this '
+            f'revision was made for {was}. Old code on a new schema loses '
+            'or spoils events: deploy a new version of Umami that mends the '
+            'fault, or restore the snapshot that was made before the '
+            'migration to a new cluster (docs/operations.md), and roll back '
+            'then')
