@@ -77,6 +77,7 @@ static ngx_int_t ngx_http_umami_sight_init_worker(ngx_cycle_t *cycle);
 
 static ngx_http_umami_sight_metric_t  ngx_http_umami_sight_metrics[] = {
     { "Beacons", "umami_beacons_total", NULL, NGX_HTTP_UMAMI_SIGHT_COUNT },
+    { "Taken", "umami_upstream_total", "\"ok\"", NGX_HTTP_UMAMI_SIGHT_COUNT },
     { "Refused", "umami_refused_total", NULL, NGX_HTTP_UMAMI_SIGHT_COUNT },
     { "RateLimited", "umami_refused_total", "\"rate-limited\"",
       NGX_HTTP_UMAMI_SIGHT_COUNT },
@@ -103,6 +104,12 @@ static ngx_http_umami_sight_metric_t  ngx_http_umami_sight_metrics[] = {
     { "PostgresUp", "umami_dependency_up", "\"postgres\"",
       NGX_HTTP_UMAMI_SIGHT_GAUGE },
     { "RedisUp", "umami_dependency_up", "\"redis\"",
+      NGX_HTTP_UMAMI_SIGHT_GAUGE },
+    { "ScriptUp", "umami_dependency_up", "\"script\"",
+      NGX_HTTP_UMAMI_SIGHT_GAUGE },
+    { "EdgeUp", "umami_dependency_up", "\"edge\"",
+      NGX_HTTP_UMAMI_SIGHT_GAUGE },
+    { "UserAgentUp", "umami_dependency_up", "\"user-agent\"",
       NGX_HTTP_UMAMI_SIGHT_GAUGE },
     { "InFlight", "umami_in_flight", NULL, NGX_HTTP_UMAMI_SIGHT_GAUGE },
     { "QueueWaiting", "umami_queue_waiting", NULL,

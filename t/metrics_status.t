@@ -223,13 +223,14 @@ SKIP: {
         my $d = eval { decode_json($line) } or fail("no JSON: $line"), next;
         my $fault = emf_fault($d);
         is($fault, '', 'by the rules') if $fault;
-        $sum{$_} += $d->{$_} // 0 for qw/ Beacons Refused RateLimited /;
+        $sum{$_} += $d->{$_} // 0 for qw/ Beacons Taken Refused RateLimited /;
     }
 
     my $d = decode_json($lines[-1]);
     is(emf_fault($d), '', 'by the rules of CloudWatch');
     is("$sum{Refused} $sum{RateLimited}", '89 8', 'counts add up');
     is($d->{UmamiUp}, 1, 'what is up');
+    is("$d->{UserAgentUp} $sum{Taken}", '1 6', 'and what is taken');
     ok(!exists $d->{RedisUp}, 'and not what is not probed');
     ok($d->{task}, 'the task');
 

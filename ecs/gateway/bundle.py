@@ -92,26 +92,41 @@ class File:
         return parameters.render(self.template, self.name)
 
 
-def load(folder):
-    """All files of a folder in their order, the service's own two last."""
-    files = []
+def load(folder, variants=()):
+    """All files of a folder in their order, the service's own two last.
 
-    for path in sorted(folder.glob('*.json')):
-        match = FILE.fullmatch(path.name)
-        if path.name in ECSPRESSO:
-            service, operation, label = *ECSPRESSO[path.name], ''
-        elif match:
-            service, operation, label = match.group(2, 3, 4)
-        else:
-            raise Problem('is neither NN-SERVICE.OPERATION[.LABEL].json nor a '
-                          'file of ecspresso', path.name)
-        try:
-            template = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
-            raise Problem(error, path.name) from None
-        files.append(File(path, service, operation, label or '', template))
+    A variant is a folder below variants/: what is in it goes before the file
+    of the same name, and one that holds null leaves that out.
+    """
+    paths = {path.name: path for path in folder.glob('*.json')}
 
-    if not files:
+    if not paths:
         raise Problem('has no JSON files', folder)
 
-    return files
+    for name in variants:
+        known = sorted(p.name for p in folder.glob('variants/*') if p.is_dir())
+        if name not in known:
+            raise Problem(f'is no variant, those are: {", ".join(known)}', name)
+        paths.update((path.name, path) for path
+                     in (folder / 'variants' / name).glob('*.json'))
+
+    files = (_read(path) for name, path in sorted(paths.items()))
+
+    return [file for file in files if file.template is not None]
+
+
+def _read(path):
+    match = FILE.fullmatch(path.name)
+    if path.name in ECSPRESSO:
+        service, operation, label = *ECSPRESSO[path.name], ''
+    elif match:
+        service, operation, label = match.group(2, 3, 4)
+    else:
+        raise Problem('is neither NN-SERVICE.OPERATION[.LABEL].json nor a '
+                      'file of ecspresso', path.name)
+    try:
+        template = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise Problem(error, path.name) from None
+
+    return File(path, service, operation, label or '', template)

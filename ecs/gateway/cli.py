@@ -28,6 +28,9 @@ def main(argv=None):
                         'goes before them')
     parser.add_argument('--bundle', metavar='FOLDER', default=FOLDER,
                         type=pathlib.Path, help='the folder of the JSON files')
+    parser.add_argument('--variant', metavar='NAME', action='append',
+                        default=[], help='files of variants/NAME go before '
+                        'those of the same name; may be repeated')
     subparsers = parser.add_subparsers(dest='command', required=True,
                                        metavar='COMMAND')
 

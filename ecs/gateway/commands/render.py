@@ -14,7 +14,7 @@ def add_arguments(parser):
 
 def run(args):
     rendered = [(file.name, file.render(args.parameters))
-                for file in bundle.load(args.bundle)]
+                for file in bundle.load(args.bundle, args.variant)]
 
     args.folder.mkdir(parents=True, exist_ok=True)
 
