@@ -3,6 +3,7 @@
 """podman, each command bounded in time, and what is cleaned up after it."""
 
 import os
+import signal
 import subprocess
 
 # podman's own commands take a fraction of a second; a busy machine may be slow
@@ -45,7 +46,7 @@ class Podman:
             start_new_session=True)
 
     def clean(self, prefix):
-        """Removes every pod and volume whose name begins with it."""
+        """Removes each pod, volume and network whose name begins with it."""
         pods = self('pod', 'ls', '--format', '{{.Name}}', check=False)
         for name in pods.stdout.split() if pods else ():
             if name.startswith(prefix):
@@ -54,6 +55,10 @@ class Podman:
         for name in volumes.stdout.split() if volumes else ():
             if name.startswith(prefix):
                 self('volume', 'rm', '-f', name, check=False)
+        networks = self('network', 'ls', '--format', '{{.Name}}', check=False)
+        for name in networks.stdout.split() if networks else ():
+            if name.startswith(prefix):
+                self('network', 'rm', '-f', name, check=False)
 
 
 def clean_when_gone(podman, prefix):
@@ -71,6 +76,8 @@ def clean_when_gone(podman, prefix):
 
     try:
         os.setsid()
+        for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
         if os.fork():
             os._exit(0)
         os.close(theirs)
