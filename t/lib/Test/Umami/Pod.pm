@@ -174,7 +174,8 @@ sub psql {
         -d umami -c /, $sql);
 }
 
-# Starts the service: override, as t/ecs/pod has it; speed; variants.
+# Starts the service: override, as t/ecs/pod has it; speed; variants; the edge's
+# secret.
 
 sub run {
     my ($self, %opt) = @_;
@@ -188,8 +189,8 @@ sub run {
         "$account/gateway-AbCdEf" => {
             GATEWAY_DATABASE_URL => $self->{database} // '',
             REDIS_URL => $self->{redis} ? "redis://$self->{redis}" : '',
-            HASH_SALT => 'a-salt-for-the-tests', ORIGIN_VERIFY => $secret,
-            ORIGIN_VERIFY_PREVIOUS => '' },
+            HASH_SALT => 'a-salt-for-the-tests', ORIGIN_VERIFY =>
+            $opt{secret} // $secret, ORIGIN_VERIFY_PREVIOUS => '' },
         "$account/umami-BcDeFg" => {
             DATABASE_URL => $self->{database} // '', APP_SECRET => 'app' },
     }));
