@@ -25,6 +25,24 @@ ECSPRESSO = {
 }
 
 
+# what tells an item of a list from others
+LABELS = ('name', 'Name', 'key', 'Key', 'Id', 'Sid', 'PathPattern',
+          'HeaderName', 'containerName', 'containerPath', 'ErrorCode')
+
+
+def label(item, i):
+    """What stands for an item of a list in a key: its name, or its place."""
+    if isinstance(item, dict):
+        for name in LABELS:
+            if isinstance(item.get(name), (str, int)):
+                return item[name]
+    return i
+
+
+def join(key, name):
+    return f'{key}.{name}' if key else name
+
+
 class Problem(Exception):
     """What is wrong, and where: a file and a key of it, as far as known."""
 
@@ -60,11 +78,10 @@ class Parameters(dict):
         if isinstance(value, str):
             return TEMPLATE.sub(lambda m: self._one(m, file, key), value)
         if isinstance(value, list):
-            return [self.render(item, file, f'{key}[{i}]')
+            return [self.render(item, file, f'{key}[{label(item, i)}]')
                     for i, item in enumerate(value)]
         if isinstance(value, dict):
-            return {name: self.render(item, file,
-                                      f'{key}.{name}' if key else name)
+            return {name: self.render(item, file, join(key, name))
                     for name, item in value.items()}
         return value
 

@@ -287,7 +287,7 @@ return (
 
         # the zones of shared memory, which nginx names in its messages
         $known{$_} = 1 for qw/ umami_stats umami_store umami_sites umami_limit
-            umami_sight /;
+            umami_sight umami_gateway umami_migrate /;
 
         my @found = each_document($tree, sub {
             my ($line) = @_;

@@ -1,0 +1,44 @@
+# Copyright (C) the ngx_umami_module authors
+
+"""Says what is wrong with the files, and asks nobody.
+
+Each file is compared with AWS's own models of its API, if there are some on
+this machine, and all of them with the rules of the project: see docs/ecs.md.
+"""
+
+import sys
+
+from gateway import bundle, checker, models
+
+
+def add_arguments(parser):
+    parser.add_argument('--fetch-models', action='store_true',
+                        help='bring AWS\'s models from npm, into '
+                        f'{models.CACHE}')
+
+
+def run(args):
+    files = bundle.load(args.bundle, args.variant)
+    service = checker.service_name(args.bundle)
+
+    if args.fetch_models:
+        models.fetch({file.service for file in files})
+
+    known, why = models.find()
+    if known is None:
+        print(f'gatewayctl: {why}: only the rules are looked at; '
+              '--fetch-models brings them', file=sys.stderr)
+
+    found = checker.problems(files, args.parameters, known, service)
+
+    for problem in found:
+        print(f'gatewayctl: {problem}', file=sys.stderr)
+
+    if found:
+        print(f'{len(found)} mistakes in {len(files)} files')
+        return 1
+
+    by = f', by AWS\'s models {known.version} and the rules' if known else ''
+    print(f'{len(files)} files are good{by}')
+
+    return 0

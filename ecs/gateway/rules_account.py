@@ -1,0 +1,94 @@
+# Copyright (C) the ngx_umami_module authors
+
+"""Rules for tags, logs and registries."""
+
+from gateway.view import at, items, rule
+
+TAGS = ('Project', 'Component', 'Environment', 'Owner', 'CostCenter')
+
+# what AWS has no tags for
+UNTAGGED = ('modify-', 'put-', 'subscribe', 'create-cache-policy',
+            'create-origin-request-policy', 'create-vpc-origin')
+
+# AWS, PutRetentionPolicy
+DAYS = (1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096,
+        1827, 2192, 2557, 2922, 3288, 3653)
+
+
+def tags(doc):
+    """Where the tags of a file are, and what they are."""
+    if 'TagSpecifications' in doc.value or doc.service == 'ec2':
+        found = list(items(doc.value, 'TagSpecifications'))
+        if not found:
+            return 'TagSpecifications', {}
+        return 'TagSpecifications[0].Tags', tagged(found[0][1])
+    if doc.operation == 'create-distribution-with-tags':
+        inner = at(doc.value, 'DistributionConfigWithTags', 'Tags')
+        return 'DistributionConfigWithTags.Tags.Items', \
+            {item.get('Key'): item.get('Value')
+             for key, item in items({'Tags': inner}, 'Tags')}
+    for key in ('tags', 'Tags'):
+        if key in doc.value:
+            return key, tagged(doc.value, key)
+    return 'tags' if doc.service in ('ecs', 'logs', 'ecr') else 'Tags', {}
+
+
+def tagged(value, key='Tags'):
+    if isinstance(value.get(key), dict):
+        return value[key]
+    return {item.get('key', item.get('Key')):
+            item.get('value', item.get('Value'))
+            for place, item in items(value, key)}
+
+
+@rule
+def complete(view):
+    """The project: who pays, and what apply takes for its own."""
+    for doc in view.docs:
+        untagged = doc.operation.startswith(UNTAGGED) \
+            and doc.operation != 'put-metric-alarm'
+        if untagged:
+            continue
+        key, there = tags(doc)
+        wanted = {'create-security-group': 'security-group',
+                  'authorize-security-group-ingress': 'security-group-rule'} \
+            .get(doc.operation)
+        for i, item in enumerate(doc.get('TagSpecifications', ())):
+            if item.get('ResourceType') != wanted:
+                yield doc, f'TagSpecifications[{i}].ResourceType', \
+                    f'has to be {wanted}'
+        missing = [name for name in TAGS if name not in there]
+        if missing:
+            yield doc, key, f'need {", ".join(missing)}'
+
+
+@rule
+def retained(view):
+    """AWS, PutRetentionPolicy: certain numbers of days; else for ever."""
+    kept = view.named('logs put-retention-policy', 'logGroupName')
+    for doc in view.all('logs put-retention-policy'):
+        if doc.get('retentionInDays') not in DAYS:
+            days = ', '.join(map(str, DAYS))
+            yield doc, 'retentionInDays', f'is none of {days}'
+        groups = view.named('logs create-log-group', 'logGroupName')
+        if doc.get('logGroupName') not in groups:
+            yield doc, 'logGroupName', 'is a group that no file makes'
+    for doc in view.all('logs create-log-group'):
+        if doc.get('logGroupName') not in kept:
+            yield doc, 'logGroupName', 'has no retention: it would be kept ' \
+                'for ever, add a put-retention-policy'
+
+
+@rule
+def registries(view):
+    """AWS, ECR: a tag that cannot be moved; images that are looked at."""
+    for doc in view.all('ecr create-repository'):
+        if doc.get('imageTagMutability') != 'IMMUTABLE':
+            yield doc, 'imageTagMutability', 'has to be IMMUTABLE'
+        if not at(doc.value, 'imageScanningConfiguration', 'scanOnPush'):
+            yield doc, 'imageScanningConfiguration.scanOnPush', 'has to be ' \
+                'true'
+    known = view.named('ecr create-repository', 'repositoryName')
+    for doc in view.all('ecr put-lifecycle-policy'):
+        if doc.get('repositoryName') not in known:
+            yield doc, 'repositoryName', 'is a repository that no file makes'
