@@ -10,12 +10,13 @@
 
 
 /*
- * Beacons at a fixed rate to ports of 127.0.0.1, in turn, whatever they are
- * answered and however late: the time of an answer is counted from when its
- * request was due, not from when a connection was free for it.
+ * Beacons at a fixed rate to ports of 127.0.0.1, or of another address, in
+ * turn, whatever they are answered and however late: the time of an answer is
+ * counted from when its request was due, not from when a connection was free
+ * for it.
  *
  *     load [-r RATE] [-n COUNT] [-c CONNECTIONS] [-v VISITORS] [-s SIZE]
- *          [-w SECONDS] [-p PATH] [-a] [-t] PORT ...
+ *          [-w SECONDS] [-p PATH] [-d ADDRESS] [-a] [-t] PORT ...
  *
  * -r 0 sends all at once.  -c is for each port.  -v, addresses in turn.  -s,
  * bytes of the body.  -w, how long the last answers are waited for.  -a begins
@@ -86,7 +87,7 @@ static double         load_rate = 1000;
 static uint64_t       load_count = 1000, load_conns = 16, load_visitors = 1;
 static uint64_t       load_size = 300, load_wait = 5;
 static int            load_align, load_table;
-static const char    *load_path = "/api/send";
+static const char    *load_path = "/api/send", *load_address = "127.0.0.1";
 
 static load_port_t    load_ports[LOAD_MAX_PORTS];
 static size_t         load_nports, load_nseconds;
@@ -135,7 +136,7 @@ load_options(int argc, char **argv)
 
     for ( ;; ) {
 
-        opt = getopt(argc, argv, "r:n:c:v:s:w:p:at");
+        opt = getopt(argc, argv, "r:n:c:v:s:w:p:d:at");
 
         if (opt == -1) {
             break;
@@ -169,6 +170,10 @@ load_options(int argc, char **argv)
 
         case 'p':
             load_path = optarg;
+            break;
+
+        case 'd':
+            load_address = optarg;
             break;
 
         case 'a':
@@ -507,7 +512,7 @@ load_open(load_conn_t *c)
     memset(&sin, 0, sizeof(sin));
     sin.sin_family = AF_INET;
     sin.sin_port = htons(load_ports[c->port].number);
-    sin.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    sin.sin_addr.s_addr = inet_addr(load_address);
 
     c->fd = socket(AF_INET, SOCK_STREAM, 0);
     if (c->fd == -1 || connect(c->fd, (struct sockaddr *) &sin, sizeof(sin))) {
