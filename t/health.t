@@ -278,7 +278,8 @@ LINES
     $t->reload();
     becomes('umami-write:responseTime', 'pass', 'a reload tries again');
 
-    for (['bad status: 400', status => 400, body => '{}'], ['bad status: 500',
+    for (['an unexpected answer', html => 1], ['an unexpected answer',
+        body => ''], ['bad status: 400', status => 400, body => '{}'], ['bad status: 500',
         status => 500], ['closed', close => 1], ['timeout', hang => 1])
     {
         my ($why, @fault) = @$_;
