@@ -259,6 +259,10 @@ http {
             umami_heartbeat;
         }
 
+        location = /metrics {
+            umami_metrics;
+        }
+
         location = /api/send {
             umami_beacon;
             umami_websites off;
@@ -285,6 +289,8 @@ CONF
     $postgres->stop();
     sleep 0.5;
     is($status->(), 'parked', 'nobody asks it');
+    like(http_get('/metrics', -port => $n->port(0)),
+        qr/^umami_dependency_up\{dependency="postgres"\} 1$/m, 'no alarm');
 
     $n->http_post('/api/send', '{"type":"event","payload":{"website":'
         . '"b59e9c65-ae32-47f1-8400-119fcf4861c4","url":"/"}}');
