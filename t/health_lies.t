@@ -135,7 +135,7 @@ cmp_ok(scalar $t->fds(), '<', 40, 'no descriptor is left open');
 
 for (['umami', [body => 'x' x 10_000_000]], ['umami', [length => 400]],
     ['umami', [html => 1]], ['umami', [redirect => '/login']],
-    ['umami', [split => 1, pause => 0.3]], ['umami', [raw => "HTTP/1.1 200\r\n"
+    ['umami', [split => 9, pause => 0.3]], ['umami', [raw => "HTTP/1.1 200\r\n"
         . "Content-Length: 11\r\nContent-Length: 3\r\n\r\n{\"ok\":true}"]])
 {
     my ($name, $fault) = @$_;
