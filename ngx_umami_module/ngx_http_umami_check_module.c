@@ -721,8 +721,11 @@ ngx_http_umami_check_scripts(void *data, ngx_msec_t *age)
             rc = NGX_DECLINED;
         }
 
-        n = state.refreshed ? (ngx_msec_t) (ngx_time() - state.refreshed) * 1000
-                            : NGX_UMAMI_HEALTH_NONE;
+        /* the clock may be set back */
+
+        n = state.refreshed
+            ? (ngx_msec_t) ngx_max(ngx_time() - state.refreshed, 0) * 1000
+            : NGX_UMAMI_HEALTH_NONE;
         *age = ngx_max(*age, n);
     }
 

@@ -173,9 +173,7 @@ ngx_http_umami_heartbeat_judge(ngx_http_umami_heartbeat_ask_t *ask,
     ngx_uint_t  required;
     ngx_msec_t  time;
 
-    if (state->status == NGX_UMAMI_HEALTH_PASS
-        || state->status == NGX_UMAMI_HEALTH_PARKED)
-    {
+    if (ngx_umami_health_is_well(state)) {
         return NGX_HTTP_UMAMI_HEARTBEAT_PASS;
     }
 
@@ -288,7 +286,7 @@ ngx_http_umami_heartbeat_scripts(ngx_umami_json_t *checks,
 
         ngx_umami_script_state(sp[i], &script);
 
-        age = ngx_time() - script.refreshed;
+        age = ngx_max(ngx_time() - script.refreshed, 0);
 
         /* the names of both states are the same */
 

@@ -15,12 +15,20 @@ static ngx_umami_json_t *ngx_http_umami_metrics_samples(ngx_pool_t *pool,
     ngx_umami_stats_t *stats);
 static ngx_umami_json_t *ngx_http_umami_metrics_times(
     ngx_umami_stats_t *stats);
+static ngx_umami_json_t *ngx_http_umami_metrics_health(
+    ngx_umami_health_t *health);
 static ngx_umami_json_t *ngx_http_umami_metrics_names(
     ngx_umami_sight_t *sight);
 static ngx_umami_json_t *ngx_http_umami_metrics_history(
     ngx_umami_sight_t *sight, time_t since);
 static ngx_umami_json_t *ngx_http_umami_metrics_offenders(
     ngx_umami_sight_t *sight, ngx_pool_t *pool);
+
+
+static ngx_str_t  ngx_http_umami_metrics_states[] = {
+    ngx_string("unknown"), ngx_string("pass"), ngx_string("fail"),
+    ngx_string("parked")
+};
 
 
 ngx_int_t
@@ -41,6 +49,8 @@ ngx_http_umami_metrics_json(ngx_http_request_t *r, time_t since,
                        ngx_http_umami_metrics_samples(r->pool, umcf->stats));
     ngx_umami_json_set(json, "histograms",
                        ngx_http_umami_metrics_times(umcf->stats));
+    ngx_umami_json_set(json, "health",
+                       ngx_http_umami_metrics_health(umcf->health));
     ngx_umami_json_set(json, "dependencies",
                        ngx_http_umami_metrics_names(umcf->sight));
     ngx_umami_json_set(json, "history",
@@ -134,6 +144,39 @@ ngx_http_umami_metrics_times(ngx_umami_stats_t *stats)
     }
 
     return json;
+}
+
+
+static ngx_umami_json_t *
+ngx_http_umami_metrics_health(ngx_umami_health_t *health)
+{
+    ngx_uint_t                i;
+    ngx_msec_t                until;
+    ngx_umami_json_t         *checks, *json;
+    ngx_umami_health_state_t  state;
+
+    checks = ngx_umami_json_object();
+
+    for (i = 0; health && i < NGX_UMAMI_HEALTH_CHECKS; i++) {
+
+        if (ngx_umami_health_state(health, i, &state, &until) != NGX_OK) {
+            continue;
+        }
+
+        json = ngx_umami_json_object();
+
+        ngx_umami_json_set(json, "status",
+                           ngx_umami_json_string(
+                            &ngx_http_umami_metrics_states[state.status]));
+        ngx_umami_json_set(json, "since",
+            ngx_umami_json_integer(ngx_time() - (time_t)
+                               ((ngx_current_msec - state.since) / 1000)));
+
+        ngx_umami_json_set(checks,
+                           (char *) ngx_umami_health_name(i)->data, json);
+    }
+
+    return checks;
 }
 
 

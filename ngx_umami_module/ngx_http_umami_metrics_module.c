@@ -190,6 +190,10 @@ ngx_http_umami_metrics_handler(ngx_http_request_t *r)
     umcf = ngx_http_get_module_main_conf(r, ngx_umami_module);
     umlcf = ngx_http_get_module_loc_conf(r, ngx_http_umami_metrics_module);
 
+    if (umcf->health) {
+        ngx_umami_health_gauges(umcf->health);
+    }
+
     if (umlcf->format != NGX_HTTP_UMAMI_METRICS_PROMETHEUS) {
         return ngx_http_umami_metrics_status(r, umlcf->format);
     }

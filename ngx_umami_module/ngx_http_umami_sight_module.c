@@ -197,6 +197,12 @@ ngx_http_umami_sight_step(ngx_event_t *ev)
 
     usmcf = ev->data;
 
+    /* another worker has taken over */
+
+    if (ngx_exiting || ngx_terminate) {
+        return;
+    }
+
     ngx_memzero(&step, sizeof(ngx_umami_sight_step_t));
 
     ngx_http_umami_sight_look(usmcf, &step);
@@ -269,6 +275,10 @@ ngx_http_umami_sight_line(ngx_event_t *ev)
     ngx_http_umami_sight_main_conf_t  *usmcf;
 
     usmcf = ev->data;
+
+    if (ngx_exiting || ngx_terminate) {
+        return;
+    }
 
     ngx_add_timer(ev, usmcf->interval * 1000);
 

@@ -15,8 +15,10 @@
 #define NGX_UMAMI_HEALTH_LATER  100
 
 
-static ngx_int_t ngx_umami_health_add(ngx_umami_health_t *health,
-    ngx_uint_t check);
+static ngx_int_t ngx_umami_health_add(ngx_pool_t *pool,
+    ngx_umami_health_t *health, ngx_uint_t check);
+static ngx_int_t ngx_umami_health_add_counters(ngx_pool_t *pool,
+    ngx_umami_health_probe_t *probe);
 static void ngx_umami_health_probe(ngx_event_t *ev);
 static ngx_uint_t ngx_umami_health_idle(ngx_umami_health_probe_t *probe);
 static void ngx_umami_health_park(ngx_umami_health_probe_t *probe);
@@ -44,6 +46,15 @@ static ngx_umami_stats_family_t  ngx_umami_health_family = {
     ngx_string("umami_dependency_up"),
     ngx_string("1 when the check of the dependency passes."), 1
 };
+
+
+static ngx_umami_stats_family_t  ngx_umami_health_probes_family = {
+    ngx_string("umami_probes_total"),
+    ngx_string("Probes of dependencies by their result."), 0
+};
+
+
+static char  *ngx_umami_health_results[] = { "ok", "failed" };
 
 
 static ngx_str_t  ngx_umami_health_labels[] = {
@@ -85,7 +96,7 @@ ngx_umami_health_create(ngx_pool_t *pool, ngx_umami_health_conf_t *conf)
     for (i = 0; i < NGX_UMAMI_HEALTH_CHECKS; i++) {
 
         if (conf->settings[i].enabled
-            && ngx_umami_health_add(health, i) != NGX_OK)
+            && ngx_umami_health_add(pool, health, i) != NGX_OK)
         {
             return NULL;
         }
@@ -100,7 +111,8 @@ ngx_umami_health_create(ngx_pool_t *pool, ngx_umami_health_conf_t *conf)
 
 
 static ngx_int_t
-ngx_umami_health_add(ngx_umami_health_t *health, ngx_uint_t check)
+ngx_umami_health_add(ngx_pool_t *pool, ngx_umami_health_t *health,
+    ngx_uint_t check)
 {
     ngx_int_t                  n;
     ngx_umami_health_probe_t  *probe;
@@ -117,6 +129,45 @@ ngx_umami_health_add(ngx_umami_health_t *health, ngx_uint_t check)
     probe->fd = (ngx_socket_t) -1;
     probe->check = check;
     probe->gauge = n;
+
+    return (check <= NGX_UMAMI_HEALTH_REDIS)
+           ? ngx_umami_health_add_counters(pool, probe) : NGX_OK;
+}
+
+
+/* good ones, and after them bad ones */
+
+static ngx_int_t
+ngx_umami_health_add_counters(ngx_pool_t *pool,
+    ngx_umami_health_probe_t *probe)
+{
+    u_char      *p;
+    ngx_int_t    n;
+    ngx_str_t    labels, *label;
+    ngx_uint_t   i;
+
+    label = &ngx_umami_health_labels[probe->check];
+
+    for (i = 0; i < 2; i++) {
+
+        p = ngx_pnalloc(pool, label->len + sizeof(",result=\"failed\""));
+        if (p == NULL) {
+            return NGX_ERROR;
+        }
+
+        labels.data = p;
+        labels.len = ngx_sprintf(p, "%V,result=\"%s\"", label,
+                                 ngx_umami_health_results[i])
+                     - p;
+
+        n = ngx_umami_stats_register(probe->health->conf.stats,
+                                     &ngx_umami_health_probes_family, &labels);
+        if (n == NGX_ERROR) {
+            return NGX_ERROR;
+        }
+
+        probe->counters = i ? probe->counters : (ngx_uint_t) n;
+    }
 
     return NGX_OK;
 }
@@ -250,11 +301,22 @@ ngx_umami_health_result(ngx_umami_health_probe_t *probe, ngx_str_t *fault,
     ngx_umami_health_state_t     *state;
     ngx_umami_health_settings_t  *settings;
 
+    /* another worker has taken over, and publishes what it finds */
+
+    if (ngx_exiting || ngx_terminate) {
+        return;
+    }
+
     health = probe->health;
     state = &health->states[probe->check];
     settings = &health->conf.settings[probe->check];
 
     status = fault ? NGX_UMAMI_HEALTH_FAIL : NGX_UMAMI_HEALTH_PASS;
+
+    if (probe->check <= NGX_UMAMI_HEALTH_REDIS) {
+        ngx_umami_stats_add(health->conf.stats,
+                            probe->counters + (fault != NULL), 1);
+    }
 
     state->sick = (fault != NULL);
     state->took = (probe->check <= NGX_UMAMI_HEALTH_REDIS)
@@ -289,9 +351,6 @@ ngx_umami_health_result(ngx_umami_health_probe_t *probe, ngx_str_t *fault,
             ngx_umami_health_change(probe, status);
         }
     }
-
-    ngx_umami_stats_set(health->conf.stats, probe->gauge,
-                        state->status == NGX_UMAMI_HEALTH_PASS);
 
     ngx_umami_health_again(probe);
 }
@@ -365,11 +424,9 @@ ngx_umami_health_again(ngx_umami_health_probe_t *probe)
     state->checked = ngx_current_msec;
     state->time = ngx_time();
 
+    ngx_umami_stats_set(probe->health->conf.stats, probe->gauge,
+                        ngx_umami_health_is_well(state));
     ngx_umami_health_publish(probe->health);
-
-    if (ngx_exiting || ngx_terminate) {
-        return;
-    }
 
     /* more or less, so that tasks do not probe in step */
 
@@ -467,6 +524,25 @@ ngx_umami_health_state(ngx_umami_health_t *health, ngx_uint_t check,
     }
 
     return NGX_OK;
+}
+
+
+/* the owner sets them with a result, and who reads them if there is none */
+
+void
+ngx_umami_health_gauges(ngx_umami_health_t *health)
+{
+    ngx_uint_t                i;
+    ngx_msec_t                until;
+    ngx_umami_health_state_t  state;
+
+    for (i = 0; i < NGX_UMAMI_HEALTH_CHECKS; i++) {
+
+        if (ngx_umami_health_state(health, i, &state, &until) == NGX_OK) {
+            ngx_umami_stats_set(health->conf.stats, health->probes[i].gauge,
+                                ngx_umami_health_is_well(&state));
+        }
+    }
 }
 
 

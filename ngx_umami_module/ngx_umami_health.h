@@ -54,6 +54,11 @@ typedef enum {
 } ngx_umami_health_weight_e;
 
 
+#define ngx_umami_health_is_well(state)                                      \
+    ((state)->status == NGX_UMAMI_HEALTH_PASS                                \
+     || (state)->status == NGX_UMAMI_HEALTH_PARKED)
+
+
 #define NGX_UMAMI_HEALTH_REASON   160
 #define NGX_UMAMI_HEALTH_SAMPLES  16
 
@@ -170,6 +175,9 @@ ngx_uint_t ngx_umami_health_generation(ngx_umami_health_t *health);
  */
 ngx_int_t ngx_umami_health_state(ngx_umami_health_t *health, ngx_uint_t check,
     ngx_umami_health_state_t *state, ngx_msec_t *until);
+
+/* "umami_dependency_up" as it is now, for who reads the counters next */
+void ngx_umami_health_gauges(ngx_umami_health_t *health);
 
 ngx_umami_health_settings_t *ngx_umami_health_settings(
     ngx_umami_health_t *health, ngx_uint_t check);

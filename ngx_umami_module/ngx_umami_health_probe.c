@@ -30,6 +30,7 @@ static void ngx_umami_health_website(void *data,
     ngx_umami_postgres_result_t *result);
 static void ngx_umami_health_written(void *data,
     ngx_umami_fetch_response_t *response);
+static ngx_flag_t ngx_umami_health_object(ngx_str_t *body);
 static ngx_flag_t ngx_umami_health_in(ngx_str_t *text, char *word);
 static void ngx_umami_health_postgres(ngx_umami_health_probe_t *probe);
 static void ngx_umami_health_queried(void *data,
@@ -231,7 +232,11 @@ ngx_umami_health_fetched(void *data, ngx_umami_fetch_response_t *response)
 
     probe->fetch = NULL;
 
-    if (response->reason == NGX_UMAMI_FETCH_OK && response->status == 200) {
+    /* who answers with a page of his own is not Umami */
+
+    if (response->reason == NGX_UMAMI_FETCH_OK && response->status == 200
+        && ngx_umami_health_object(&response->body))
+    {
         ngx_umami_health_result(probe, NULL, NULL);
         return;
     }
@@ -251,6 +256,12 @@ ngx_umami_health_status(ngx_umami_health_probe_t *probe,
         ngx_umami_health_result(probe,
                                 ngx_umami_fetch_reason(response->reason),
                                 &response->error);
+        return;
+    }
+
+    if (response->status == 200) {
+        ngx_str_set(&fault, "an unexpected answer");
+        ngx_umami_health_result(probe, &fault, &ngx_umami_health_no_detail);
         return;
     }
 
@@ -402,14 +413,17 @@ ngx_umami_health_written(void *data, ngx_umami_fetch_response_t *response)
         return;
     }
 
-    if (status == 200 && (response->body.len <= sizeof("{}\n") - 1
-                          || ngx_umami_health_in(&response->body, "beep")))
+    if (status == 200 && ngx_umami_health_object(&response->body)
+        && (response->body.len <= sizeof("{}\n") - 1
+            || ngx_umami_health_in(&response->body, "beep")))
     {
         ngx_umami_health_result(probe, NULL, NULL);
         return;
     }
 
-    if (status == 200) {
+    /* what Umami says of an event is an object, or a token */
+
+    if (status == 200 && response->body.len && response->body.data[0] != '<') {
         probe->stopped = 1;
         ngx_umami_health_write(probe);
         return;
@@ -420,6 +434,21 @@ ngx_umami_health_written(void *data, ngx_umami_fetch_response_t *response)
     health->known = 0;
 
     ngx_umami_health_status(probe, response);
+}
+
+
+static ngx_flag_t
+ngx_umami_health_object(ngx_str_t *body)
+{
+    u_char  *last;
+
+    last = body->data + body->len;
+
+    while (last > body->data && (last[-1] == LF || last[-1] == CR)) {
+        last--;
+    }
+
+    return last - body->data >= 2 && body->data[0] == '{' && last[-1] == '}';
 }
 
 

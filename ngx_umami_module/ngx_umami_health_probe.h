@@ -26,6 +26,7 @@ typedef struct {
     ngx_event_t                  timer;
     ngx_msec_t                   started;
     ngx_uint_t                   gauge;
+    ngx_uint_t                   counters;   /* of good ones, and bad ones */
 
     unsigned                     stopped:1;  /* WRITE: it was stored */
 } ngx_umami_health_probe_t;

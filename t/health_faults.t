@@ -58,6 +58,7 @@ http {
 
     server {
         listen 127.0.0.1:%%PORT_0%%;
+        keepalive_requests 1000000;
 
         location = /lb {
             umami_heartbeat fail_after=0;
@@ -65,6 +66,10 @@ http {
 
         location = /detail {
             umami_heartbeat detail;
+        }
+
+        location = /metrics {
+            umami_metrics;
         }
     }
 }
@@ -232,6 +237,64 @@ for (['stopped', qr/^(?:connect|closed)/, sub { $redis->stop('KILL') },
 is($postgres->psql('select count(*) from pg_stat_activity where '
     . "application_name = 'ngx_umami_module'"), 1, 'no connection is left behind');
 
+# However many ask, and while the database hangs, a probe is made for each
+# interval, and nothing is left open.
+
+sub probes {
+    my %probes;
+    my $text = http_request('GET', '/metrics', undef);
+    $probes{$1} += $2
+        while $text =~ /^umami_probes_total\{dependency="([\w-]+)".*?\} (\d+)$/mg;
+    return \%probes;
+}
+
+sub watch {
+    my ($name, $asks) = @_;
+    my ($before, $time) = (probes(), time());
+    @took = ();
+
+    if ($asks) {
+        ask('/lb') while time() - $time < 2;
+    } else {
+        sleep 2;
+    }
+
+    my $passed = time() - $time;
+    my $after = probes();
+    my @sorted = sort { $a <=> $b } @took;
+    note(sprintf '%s: %d requests a second%s; probes: %s', $name,
+        @took / $passed, @took ? sprintf(', median %.3f ms, 99 of 100 %.3f ms',
+            $sorted[@sorted / 2] * 1000, $sorted[@sorted * .99] * 1000) : '',
+        join ', ', map { "$_ " . ($after->{$_} - $before->{$_}) }
+            sort keys %$after);
+
+    # an interval is 180 ms at least, and two edges are added
+
+    cmp_ok($after->{$_} - $before->{$_}, '<=', 2 + $passed / 0.18,
+        "$name, probes of $_") for sort keys %$after;
+}
+
+{
+    watch('nobody asks', 0);
+    watch('many ask', 1);
+    is(ask('/lb')->{status}, 200, 'before it hangs');
+    my $fds = $t->fds();
+
+    for my $cycle (1 .. 3) {
+        $postgres->signal('STOP');
+        $t->wait_for(sub { sleep 0.01;
+            check('postgres')->{status} eq 'fail' }, 20);
+        watch('many ask, PostgreSQL hangs', 1) if $cycle == 1;
+        $postgres->signal('CONT');
+        $t->wait_for(sub { sleep 0.01;
+            check('postgres')->{status} eq 'pass' }, 20);
+        is(check('postgres')->{status}, 'pass', "hung and back, $cycle");
+    }
+
+    ok($t->wait_for(sub { $t->fds() <= $fds }, 5), 'no descriptor is left open')
+        or diag($t->fds() . " of $fds");
+}
+
 # a database that may sleep
 
 {
@@ -257,6 +320,10 @@ http {
 
         location = /lb {
             umami_heartbeat;
+        }
+
+        location = /metrics {
+            umami_metrics;
         }
 
         location = /api/send {
@@ -285,6 +352,8 @@ CONF
     $postgres->stop();
     sleep 0.5;
     is($status->(), 'parked', 'nobody asks it');
+    like(http_get('/metrics', -port => $n->port(0)),
+        qr/^umami_dependency_up\{dependency="postgres"\} 1$/m, 'no alarm');
 
     $n->http_post('/api/send', '{"type":"event","payload":{"website":'
         . '"b59e9c65-ae32-47f1-8400-119fcf4861c4","url":"/"}}');

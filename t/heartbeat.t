@@ -261,7 +261,8 @@ for my $method (qw/ POST PUT DELETE OPTIONS /) {
 for my $case (['fail', status => 500], ['fail', status => 404],
     ['fail', redirect => '/login'], ['fail', close => 1],
     ['fail', garbage => 1], ['fail', body => 'x' x 5000],
-    ['fail', cut => 0.5], ['pass'])
+    ['fail', cut => 0.5], ['fail', html => 1], ['fail', body => ''],
+    ['fail', length => 9], ['pass'])
 {
     my ($status, %fault) = @$case;
     $umami->fault('/api/heartbeat', %fault);

@@ -92,6 +92,8 @@ http {
         location = /zero  { umami_heartbeat fail_after=0; }
         location = /three { umami_heartbeat fail_after=3s; }
         location = /lb    { umami_heartbeat; }
+
+        location = /metrics { umami_metrics; }
     }
 }
 CONF
@@ -284,12 +286,16 @@ my $good = 'postgres:pass redis:pass umami:pass';
 
 {
     my $n = $nginx{stuck};
+    my $up = sub { $n->http_get('/metrics')
+        =~ /^umami_dependency_up\{dependency="umami"\} (\d)$/m ? $1 : '' };
     my $r = says($n, '/lb?deep', '503 fail umami:fail', 'stuck, stale', 25);
+    is($up->(), 0, 'stuck, stale, in metrics');
     is(beat($n, '/lb')->{says}, '200 warn umami:fail', 'stuck, stale, a while');
     says($n, '/three', '503 fail umami:fail', 'stuck, stale for too long');
 
     $n->signal('CONT', $owner);
     says($n, '/zero?deep', '200 pass umami:pass', 'it probes again');
+    is($up->(), 1, 'in metrics');
 }
 
 $t->done_testing();

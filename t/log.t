@@ -113,6 +113,21 @@ $t->run();
     is($line->{website}, '', 'before the body is read');
 }
 
+# whatever a client sends, a line is JSON, and short enough to be written whole
+
+{
+    my $long = '/no/' . 'x"' x 1500;
+    http_get($long, Origin => 'https://' . "\\" x 3000);
+    http_get("/no/caf\xe9%ff%0a\"");
+    my @bad = added(2);
+    is(length $bad[0]{path}, 300, 'a long path');
+    is(length $bad[0]{origin}, 300, 'a long origin');
+    is($bad[1]{path}, '/no/caf', 'what is no UTF-8');
+    my ($longest) = sort { $b <=> $a }
+        map { length } split /\n/, $t->read_file('json.log');
+    cmp_ok($longest, '<', 4096, 'no line is longer than a pipe takes at once');
+}
+
 # errors of others
 
 {

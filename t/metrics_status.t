@@ -157,6 +157,13 @@ $t->run();
 
     my $page = http_json('/status?json');
     is_deeply($page->{offenders}, $d->{offenders}, 'the page is told the same');
+
+    my $health = $d->{health}{umami};
+    is($health->{status}, 'pass', 'the state of a dependency');
+    ok(abs($health->{since} - time()) < Test::Umami::slow(20), 'and its time');
+    like(http_get('/metrics'),
+        qr/^umami_probes_total\{dependency="umami",result="ok"\} [1-9]/m,
+        'probes are counted');
 }
 
 # a full sketch: the heavy ones stay
@@ -245,6 +252,28 @@ SKIP: {
     rename $t->testdir() . '/emf.log', $t->testdir() . '/emf.old';
     $t->signal('USR1');
     ok($t->wait_for(sub { -s $t->testdir() . '/emf.log' }, 10), 'opened again');
+}
+
+# an old worker that still has something to do writes no line, and no step
+
+{
+    my $slow = http_start(join "\r\n", 'POST /api/send HTTP/1.1',
+        'Host: localhost', 'Content-Length: 9', '', '{');
+    my $beacons = sub { my $sum = 0;
+        $sum += decode_json($_)->{Beacons} for
+            split /^/m, $t->read_file('emf.log') =~ s/[^\n]+\z//r;
+        return $sum };
+    my $before = $beacons->();
+
+    $t->wait_for(sub { http_json('/json')->{samples}{umami_in_flight} == 0 });
+    ok($t->reload(), 'reload, a request stays');
+    ok($t->old_worker_pids() > 0, 'and its worker');
+    http_post('/api/send', $beacon, 'X-Client' => "192.0.2.$_") for 1 .. 7;
+    my $n = () = $t->read_file('emf.log') =~ /\n/g;
+    ok($t->wait_for(sub { (() = $t->read_file('emf.log') =~ /\n/g) >= $n + 4 },
+        20), 'lines');
+    is($beacons->() - $before, 7, 'none is counted twice');
+    close $slow;
 }
 
 # AWS' schema of the format, in words: what is wrong, or nothing

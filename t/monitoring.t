@@ -117,6 +117,96 @@ SKIP: {
     is($rc, 0, 'queries of the dashboard') or diag($out, $err);
 }
 
+# each alert goes off for what it is meant for, and for nothing else
+
+my %fires = (
+    UmamiDown => [3, 'umami_dependency_up{dependency="umami"}' => '0x600'],
+    UmamiPostgresDown => [3,
+        'umami_dependency_up{dependency="postgres"}' => '0x600'],
+    UmamiRedisDown => [6, 'umami_dependency_up{dependency="redis"}' => '0x600'],
+    UmamiServerErrors => [15, 'umami_answers_total{status="5xx"}' => '0+2x600',
+        'umami_answers_total{status="2xx"}' => '0+98x600'],
+    UmamiSlow => [20, 'umami_upstream_seconds_bucket{le="1"}' => '0+94x600',
+        'umami_upstream_seconds_bucket{le="5"}' => '0+100x600',
+        'umami_upstream_seconds_bucket{le="+Inf"}' => '0+100x600'],
+    UmamiQueueRefuses => [15,
+        'umami_refused_total{reason="queue-full"}' => '0+1x600'],
+    UmamiRedisSlow => [20, 'umami_limit_redis_total{result="timeout"}'
+        => '0+2x600', 'umami_limit_redis_total{result="ok"}' => '0+98x600'],
+    UmamiOriginsRefused => [40, 'umami_cors_total{outcome="refused"}'
+        => '0+6x600', 'umami_cors_total{outcome="matched"}' => '0+5x600'],
+    UmamiEdge => [6, 'umami_dependency_up{dependency="edge"}' => '0x600'],
+    UmamiScriptOld => [1500,
+        'umami_script_refreshed_seconds{source="/script.js"}' => '1x1600'],
+    UmamiWebsitesOld => [80, 'umami_websites_refreshed_seconds' => '1x600'],
+    UmamiZoneFull => [40, 'umami_limit_forgotten_total' => '0+120x600'],
+);
+
+my @well = (
+    (map { ("umami_dependency_up{dependency=\"$_\"}" => '1x600') }
+        qw/ umami postgres redis edge user-agent /),
+    'umami_answers_total{status="5xx"}' => '0+1x600',
+    'umami_answers_total{status="2xx"}' => '0+200x600',
+    'umami_upstream_seconds_bucket{le="1"}' => '0+97x600',
+    'umami_upstream_seconds_bucket{le="5"}' => '0+100x600',
+    'umami_upstream_seconds_bucket{le="+Inf"}' => '0+100x600',
+    'umami_refused_total{reason="queue-full"}' => '7x600',
+    'umami_refused_total{reason="rate-limited"}' => '0+9x600',
+    'umami_limit_redis_total{result="timeout"}' => '0+1x600',
+    'umami_limit_redis_total{result="ok"}' => '0+200x600',
+    'umami_cors_total{outcome="refused"}' => '0+4x600',
+    'umami_cors_total{outcome="matched"}' => '0+6x600',
+    'umami_script_refreshed_seconds{source="/script.js"}' => '0+60x600',
+    'umami_websites_refreshed_seconds' => '0x600',
+    'umami_limit_forgotten_total' => '0+30x600',
+);
+
+is_deeply([sort keys %fires], [sort @alerts], 'each alert has its case');
+
+SKIP: {
+    my $promtool = Test::Umami::find_binary('promtool');
+    skip 'promtool is not installed', scalar(@alerts) + 1 if !$promtool;
+
+    for my $alert (sort @alerts) {
+        my ($minutes, @series) = @{ $fires{$alert} };
+        my ($good, $said) = alert_test($promtool, $minutes, [$alert], @series);
+        ok($good, $alert) or diag($said);
+    }
+
+    my ($good, $said) = alert_test($promtool, 120, [], @well);
+    ok($good, 'none when all is well') or diag($said);
+}
+
+# if just these go off after so many minutes
+
+sub alert_test {
+    my ($promtool, $minutes, $expected, @series) = @_;
+    my $file = File::Temp->new(TEMPLATE => 'umami-XXXXXXXX', TMPDIR => 1,
+        SUFFIX => '.yml');
+    my $quote = sub { "'" . ($_[0] =~ s/'/''/gr) . "'" };
+    my %expected = map { $_ => 1 } @$expected;
+
+    print $file "rule_files: ['$root/conf/alerts.yml']\n",
+        "evaluation_interval: 1m\ntests:\n- interval: 1m\n",
+        "  input_series:\n";
+    while (my ($name, $values) = splice @series, 0, 2) {
+        print $file '  - {series: ', $quote->($name), ', values: ',
+            $quote->($values), "}\n";
+    }
+
+    # what labels an alert has is not what is asked here: that it goes off is
+
+    print $file "  promql_expr_test:\n  - expr: 'count by (alertname) "
+        . "(ALERTS{alertstate=\"firing\"})'\n    eval_time: ${minutes}m\n",
+        "    exp_samples: [", join(', ', map {
+            "{labels: '{alertname=\"$_\"}', value: 1}" } @$expected), "]\n";
+    close $file;
+
+    my ($rc, $out, $err) = Test::Umami::capture([$promtool, 'test', 'rules',
+        "$file"]);
+    return ($rc == 0, $out . $err);
+}
+
 # the page: metrics, fields of the log, and lines of the error log
 
 my $page = slurp('docs/monitoring.md');
