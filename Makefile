@@ -6,7 +6,7 @@ PROVE = prove -It/lib -j$(JOBS) --timer
 
 .DEFAULT_GOAL := help
 .PHONY: help build run test test-asan test-static check fuzz bench accuracy \
-    clean
+    image image-sbom image-test clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' \
@@ -50,6 +50,18 @@ accuracy: ## how exactly two gateways with one Redis keep a limit, as a table
 	@t/tools/need build test
 	@t/tools/build dynamic build
 	@t/bench/accuracy
+
+image: ## the container image, localhost/umami-gateway:test, by podman or docker
+	@t/tools/need image
+	@t/image/up gateway
+
+image-sbom: ## build/umami-gateway.spdx.json, what the image is made of
+	@t/image/up sbom >build/umami-gateway.spdx.json
+
+image-test: ## tests of the image, with podman
+	@t/tools/need build test umami-run image
+	@t/image/up images
+	@prove -It/lib --timer t/image/
 
 clean: ## remove what was built here (the cache outside the clone stays)
 	rm -rf build
