@@ -66,7 +66,9 @@ database_check() {
 database_migrate() {
     local built=$1 file files=()
 
-    if [ -n "$database_schema" ]; then
+    # Who may not create schemas may not ask for one "if not exists" either.
+    if [ -n "$database_schema" ] &&
+        [ -z "$(database_sql -c "select to_regnamespace('\"$database_schema\"')")" ]; then
         database_sql -c "create schema if not exists \"$database_schema\""
     fi
 

@@ -32,16 +32,17 @@ sub build {
         return $done;
     }, 1800, 'the build of Umami');
 
-    die "Umami is not built\n" if !$built;
+    return $built // die "Umami is not built\n";
 }
 
-# Its variables are those of %ENV; returns its URL once it answers.
+# Its variables are those of %ENV; $postgres is a cluster, or a URL.  Returns
+# Umami's own URL once it answers.
 
 sub start {
     my ($t, $postgres, $port) = @_;
     my $url = "http://127.0.0.1:$port";
 
-    local $ENV{DATABASE_URL} = $postgres->url();
+    local $ENV{DATABASE_URL} = ref $postgres ? $postgres->url() : $postgres;
 
     # it would keep its own things in Redis
 
