@@ -186,6 +186,19 @@ for ([{ pidMode => 'task' }, 'task.pidMode: is not mapped'],
     like("$out$err", qr/\Apod: .*\Q$said\E/, "refused: $said");
 }
 
+# what the bundle has, with each variant, and Umami's own service
+
+for (['the bundle'], map { ["its variant $_", '--variant', $_] }
+    map { m{([^/]+)\z} } glob("$dir/../ecs/variants/*"))
+{
+    my ($name, @args) = @$_;
+    my ($rc, $out, $err) = print_bundle("$dir/../ecs", @args);
+    is($err, '', "all of $name is mapped");
+    like($out, qr/^podman create .*umami-gateway-1-gateway /m, 'to containers');
+}
+
+is((print_bundle("$dir/../ecs/umami"))[2], '', 'and of Umami\'s own service');
+
 # differences for a test are merged by name
 
 my ($merged) = printed(undef, { task => { cpu => '256', memory => '512',
@@ -204,6 +217,21 @@ $t->done_testing();
 sub gateway {
     my ($key, $value, $said) = @_;
     return [{ containerDefinitions => [{ $key => $value }] }, $said];
+}
+
+sub print_bundle {
+    my ($folder, @args) = @_;
+    my $env = "$dir/../ecs/example.env";
+    my $json = join '', map { $t->read_file($_) } glob("$folder/*.json"),
+        glob("$folder/variants/*/*.json");
+    my %keys = map { $_ => 'salty' } $json =~ /_ARN` }}:(\w+)::/g;
+
+    $t->write_file('all.json', JSON::PP::encode_json({ map { $_ => \%keys }
+        $t->read_file($env) =~ /^\w+_SECRET_ARN=(.*)/mg }));
+
+    return Test::Umami::capture(["$dir/ecs/pod", 'print', '--bundle', $folder,
+        '--env', $env, '--secrets', $t->testdir() . '/all.json', @args],
+        timeout => 30);
 }
 
 # The definition with changes: members of the task, or of its first container.

@@ -14,6 +14,7 @@ by operation, [code, text]; "task" what a task that is run ends with, "exit" and
 
 import io
 import json
+import logging
 import pathlib
 import re
 import sys
@@ -308,5 +309,6 @@ def xml(text, status='200 OK', etag=None):
 
 
 if __name__ == '__main__':
+    logging.getLogger('werkzeug').setLevel(logging.ERROR)
     run_simple('127.0.0.1', int(sys.argv[1]), Server(*sys.argv[2:]),
                threaded=True)

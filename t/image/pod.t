@@ -50,25 +50,17 @@ my $short = 'cp -r /etc/umami-gateway /tmp/conf && sed -i '
     . '"s/umami_heartbeat drain=/umami_heartbeat fail_after=10s drain=/" '
     . '/tmp/conf/nginx.conf && exec /usr/local/bin/gateway --conf /tmp/conf';
 
-sub tmpfs {
-    my ($megabytes, @more) = @_;
-    return { tmpfs => [{ containerPath => '/tmp', size => $megabytes,
-        mountOptions => ['nosuid', 'nodev', 'mode=1777'] }, @more] };
-}
-
-my $run = { containerPath => '/run', size => 4,
-    mountOptions => ['nosuid', 'nodev', 'noexec', 'mode=1777'] };
-my $pages = { containerPath => '/app/.next/cache', size => 32,
-    mountOptions => ['nosuid', 'nodev', 'noexec', 'mode=1777'] };
+my %full = map { ($_ => { tmpfs => [{ containerPath => '/tmp', size => $_ }] }) }
+    256, 1024;
 
 $pod->run(speed => 10, override => { task => { containerDefinitions => [
     { name => 'gateway', entryPoint => ['/bin/sh', '-c', $short],
-      linuxParameters => tmpfs(256, $run),
+      linuxParameters => $full{256},
       environment => [{ name => 'DATABASE_CA', value => '' },
           { name => 'DRAIN_SECONDS', value => '2' },
           { name => 'VISITOR_RATE', value => '1000r/s' },
           { name => 'VISITOR_BURST', value => '1000' }] },
-    { name => 'umami', linuxParameters => tmpfs(1024, $pages) },
+    { name => 'umami', linuxParameters => $full{1024} },
 ] } });
 
 my $task = $pod->healthy();

@@ -30,8 +30,10 @@ def run(args):
         print('Nothing was changed: --yes does it.')
         return 0
 
-    changes = stack.apply(lambda item: print(report.line(item), flush=True))
-    report.by_hand(stack, args)
+    try:
+        changes = stack.apply(lambda item: print(report.line(item), flush=True))
+    finally:
+        report.by_hand(stack, args)
 
     plan.write_outputs(stack, args)
 
