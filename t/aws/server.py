@@ -152,7 +152,9 @@ class Server:
     def policy(self, environ, kind, identifier, body):
         shape = ''.join(word.capitalize() for word in kind.split('-'))
         method = environ['REQUEST_METHOD']
-        name = re.search('<Name>(.*?)</Name>', body)
+        # headers that are listed have a Name too
+        name = re.search('<Name>(.*?)</Name>',
+                         re.sub('<Items>.*?</Items>', '', body, flags=re.S))
 
         if method == 'GET' and identifier is None:
             items = ''.join(
