@@ -37,7 +37,7 @@ close $fh;
 sub blocks {
     my ($heading) = @_;
     my ($text) = defined $heading
-        ? $page =~ /^#+ \Q$heading\E\n(.*?)(?=^#+ |\z)/ms : $page =~ /\A(.*?)^## /ms;
+        ? $page =~ /^##+ \Q$heading\E\n(.*?)(?=^##+ |\z)/ms : $page =~ /\A(.*?)^## /ms;
 
     die "there is no section \"$heading\"\n" if !defined $text;
     return $text =~ /^```sh\n(.*?)^```$/msg;
@@ -99,7 +99,7 @@ my ($repositories) = map { /^(ORIGIN_VERIFY=.*?^done\n)/ms }
 is(type($repositories), 0, 'repositories') or diag($err);
 is(type('ctl plan --generate-secrets --all', secrets()), 0, 'a plan');
 like($out, qr/^= 12-ecr\.create-repository\.gateway/m,
-    'knows them for its own');
+    'knows them for its own') or diag("$out$err");
 
 is(type('ctl apply --generate-secrets --yes', secrets()), 1, 'all around it');
 like($err, qr/the database was not migrated by this image/,
