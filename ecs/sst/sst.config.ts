@@ -1,6 +1,6 @@
 /// <reference path="./.sst/platform/config.d.ts" />
 
-// The service of ../*.json for teams on SST: README.md tells what it makes.
+// The service of ../*.json for teams on SST: docs/ecs.md tells what it makes.
 
 export default $config({
   app(input) {

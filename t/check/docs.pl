@@ -317,6 +317,42 @@ return (
 },
 
 {
+    name => 'docs: every alarm of ecs/ has a row in the runbook',
+    find => sub {
+        my ($tree) = @_;
+        my $runbook = 'docs/operations.md';
+        my (%there, @found);
+
+        for my $path ($tree->paths(qr{^ecs/.*put-metric-alarm.*\.json$})) {
+            next if $tree->text($path) !~ /"AlarmName": "umami-gateway-([^"]+)"/;
+            $there{$1} = $path;
+        }
+
+        my ($section) = $tree->text($runbook) =~ /^## Alarms\n(.*?)(?=^## |\z)/ms;
+        my %told = map { $_ => 1 } map { /`([a-z0-9-]+)`/g }
+            ($section // '') =~ /^\|([^|]*)\|/mg;
+
+        for my $name (sort keys %there) {
+            push @found, "$there{$name}:1: $runbook does not say what to do"
+                if !$told{$name};
+        }
+        for my $name (sort keys %told) {
+            push @found, "$runbook:1: there is no alarm $name"
+                if !$there{$name};
+        }
+
+        return @found;
+    },
+    faults => [
+        [ 'ecs/62-cloudwatch.put-metric-alarm.new.json',
+            "{\n  \"AlarmName\": \"umami-gateway-new\"\n}\n", undef,
+            qr/new\.json:1: .*does not say what to do/ ],
+        [ 'docs/operations.md', "## Alarms\n\n| alarm |\n|---|\n| `old` |\n",
+            undef, qr/there is no alarm old/ ],
+    ],
+},
+
+{
     name => 'docs: every target of make, file and link that is named is there',
     find => sub {
         my ($tree) = @_;
