@@ -74,7 +74,8 @@ END {
     my $failed = $code || !Test::More->builder->is_passing();
 
     for (grep { $_->{owner} == $$ } @started) {
-        Test::More::diag($_->log()) if $failed && $_->{log};
+        Test::More::diag($_->log(), $_->last_words())
+            if $failed && $_->{log};
         $_->end();
     }
 
@@ -241,17 +242,36 @@ sub state {
 
 sub task {
     my ($self) = @_;
-    return (grep { $_->{scheduler} eq 'wanted' } @{$self->state()->{tasks}})[-1];
+    return (grep { $_->{scheduler} eq 'wanted' }
+        @{$self->state()->{tasks}})[-1];
 }
 
 sub healthy {
     my ($self, %not) = @_;
-    return $self->{t}->wait_for(sub {
+    my $found;
+
+    $self->{t}->wait_for(sub {
+        return 1 if !$self->{pid} || Test::Umami::reap($self->{pid});
+
         my $task = $self->task() or return;
         return if $task->{name} eq ($not{not} // '');
-        return $task->{target} eq 'healthy' && $task->{health} eq 'HEALTHY'
-            && $task;
-    }, 120, 'a healthy task') || die "no healthy task:\n" . $self->log();
+
+        $found = $task if $task->{target} eq 'healthy'
+            && $task->{health} eq 'HEALTHY';
+        return $found;
+    }, 120, 'a healthy task');
+
+    return $found // die "there is no healthy task\n";
+}
+
+# The last lines of each container's log.
+
+sub last_words {
+    my ($self) = @_;
+    return join '', map {
+        my @lines = split /^/, $self->{t}->read_file($_);
+        "$_\n", @lines[(@lines > 5 ? -5 : -@lines) .. -1];
+    } glob "$self->{folder}/logs/*/*";
 }
 
 # The processes of a container, as this machine numbers them.
