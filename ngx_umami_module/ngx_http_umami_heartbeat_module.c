@@ -32,6 +32,7 @@ typedef struct {
     ngx_http_umami_heartbeat_made_t    made[NGX_HTTP_UMAMI_HEARTBEAT_ANSWERS];
     time_t                             looked;      /* for the drain file */
     ngx_uint_t                         draining;
+    ngx_uint_t                         unseen;      /* it was complained of */
 } ngx_http_umami_heartbeat_worker_t;
 
 
@@ -263,6 +264,17 @@ ngx_http_umami_heartbeat_drains(ngx_http_umami_heartbeat_loc_conf_t *uhlcf)
     }
 
     draining = (ngx_file_info(uhlcf->drain.data, &fi) != NGX_FILE_ERROR);
+
+    if (draining || ngx_errno == NGX_ENOENT) {
+        worker->unseen = 0;
+
+    } else if (!worker->unseen) {
+        worker->unseen = 1;
+        ngx_log_error(NGX_LOG_ERR, ngx_cycle->log, ngx_errno,
+                      "umami heartbeat: the file \"%V\" of \"drain=\" cannot "
+                      "be looked for, the load balancer will not learn of it",
+                      &uhlcf->drain);
+    }
 
     if (draining != worker->draining) {
         ngx_log_error(NGX_LOG_NOTICE, ngx_cycle->log, 0,
@@ -552,12 +564,31 @@ ngx_http_umami_heartbeat_drain(ngx_conf_t *cf,
         return NGX_ERROR;
     }
 
-    if (ngx_file_info(uhlcf->drain.data, &fi) != NGX_FILE_ERROR) {
-        ngx_conf_log_error(NGX_LOG_WARN, cf, 0,
-                           "the file \"%V\" of \"drain=\" is there: the load "
-                           "balancer sends nothing until it is removed",
-                           &uhlcf->drain);
+    if (ngx_file_info(uhlcf->drain.data, &fi) == NGX_FILE_ERROR) {
+
+        if (ngx_errno == NGX_ENOENT) {
+            return NGX_OK;
+        }
+
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, ngx_errno,
+                           "the file \"%V\" of \"drain=\" cannot be looked "
+                           "for, write the path of a file in a folder that "
+                           "is there", &uhlcf->drain);
+        return NGX_ERROR;
     }
+
+    if (ngx_is_dir(&fi)) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "\"%V\" of \"drain=\" is a folder, write the path "
+                           "of a file in it, as in \"drain=%V/drain\"",
+                           &uhlcf->drain, &uhlcf->drain);
+        return NGX_ERROR;
+    }
+
+    ngx_conf_log_error(NGX_LOG_WARN, cf, 0,
+                       "the file \"%V\" of \"drain=\" is there: the load "
+                       "balancer sends nothing until it is removed",
+                       &uhlcf->drain);
 
     return NGX_OK;
 }

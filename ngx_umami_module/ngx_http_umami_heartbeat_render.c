@@ -256,8 +256,8 @@ ngx_http_umami_heartbeat_detail(ngx_umami_json_t *json,
 {
     ngx_str_t  reason;
 
-    ngx_http_umami_heartbeat_time(json, "since", ngx_time()
-                       - (time_t) ((ngx_current_msec - state->since) / 1000));
+    ngx_http_umami_heartbeat_time(json, "since",
+                                  ngx_umami_health_since(state));
 
     if (state->sick) {
         ngx_http_umami_heartbeat_reason(state, &reason);
@@ -422,7 +422,6 @@ ngx_http_umami_heartbeat_line(u_char *p, ngx_http_umami_heartbeat_ask_t *ask,
     ngx_uint_t check, ngx_umami_health_state_t *state)
 {
     char        mark;
-    time_t      since;
     ngx_str_t   reason;
 
     mark = (state->status == NGX_UMAMI_HEALTH_FAIL) ? '-'
@@ -432,11 +431,8 @@ ngx_http_umami_heartbeat_line(u_char *p, ngx_http_umami_heartbeat_ask_t *ask,
                     &ngx_http_umami_heartbeat_states[state->status]);
 
     if (state->time) {
-        since = ngx_time()
-                - (time_t) ((ngx_current_msec - state->since) / 1000);
-
         p = ngx_sprintf(p, " since ");
-        p = ngx_http_umami_heartbeat_date(p, since);
+        p = ngx_http_umami_heartbeat_date(p, ngx_umami_health_since(state));
 
         if (check <= NGX_UMAMI_HEALTH_REDIS
             && state->took != NGX_UMAMI_HEALTH_NONE)

@@ -169,8 +169,7 @@ ngx_http_umami_metrics_health(ngx_umami_health_t *health)
                            ngx_umami_json_string(
                             &ngx_http_umami_metrics_states[state.status]));
         ngx_umami_json_set(json, "since",
-            ngx_umami_json_integer(ngx_time() - (time_t)
-                               ((ngx_current_msec - state.since) / 1000)));
+            ngx_umami_json_integer(ngx_umami_health_since(&state)));
 
         ngx_umami_json_set(checks,
                            (char *) ngx_umami_health_name(i)->data, json);

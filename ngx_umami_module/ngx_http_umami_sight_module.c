@@ -30,7 +30,60 @@ typedef struct {
 } ngx_http_umami_sight_metric_t;
 
 
-#define NGX_HTTP_UMAMI_SIGHT_METRICS  20
+/* what CloudWatch is told, each a metric that is paid for */
+
+static ngx_http_umami_sight_metric_t  ngx_http_umami_sight_metrics[] = {
+    { "Beacons", "umami_beacons_total", NULL, NGX_HTTP_UMAMI_SIGHT_COUNT },
+    { "Taken", "umami_upstream_total", "\"ok\"", NGX_HTTP_UMAMI_SIGHT_COUNT },
+    { "Refused", "umami_refused_total", NULL, NGX_HTTP_UMAMI_SIGHT_COUNT },
+    { "RateLimited", "umami_refused_total", "\"rate-limited\"",
+      NGX_HTTP_UMAMI_SIGHT_COUNT },
+    { "OriginRefused", "umami_refused_total", "\"origin-refused\"",
+      NGX_HTTP_UMAMI_SIGHT_COUNT },
+    { "ClientRefused", "umami_refused_total", "\"client-refused\"",
+      NGX_HTTP_UMAMI_SIGHT_COUNT },
+    { "QueueFull", "umami_refused_total", "\"queue-",
+      NGX_HTTP_UMAMI_SIGHT_COUNT },
+    { "ServerErrors", "umami_answers_total", "\"5xx\"",
+      NGX_HTTP_UMAMI_SIGHT_COUNT },
+    { "UmamiErrors", "umami_errors_total", "source=\"umami\"",
+      NGX_HTTP_UMAMI_SIGHT_COUNT },
+    { "LimitLocal", "umami_limit_total", "\"local\"",
+      NGX_HTTP_UMAMI_SIGHT_COUNT },
+    { "LimitErrors", "umami_limit_total", "\"error\"",
+      NGX_HTTP_UMAMI_SIGHT_COUNT },
+    { "RedisTimeouts", "umami_limit_redis_total", "\"timeout\"",
+      NGX_HTTP_UMAMI_SIGHT_COUNT },
+    { "Scripts", "umami_script_answers_total", NULL,
+      NGX_HTTP_UMAMI_SIGHT_COUNT },
+    { "UmamiUp", "umami_dependency_up", "\"umami\"",
+      NGX_HTTP_UMAMI_SIGHT_GAUGE },
+    { "UmamiWriteUp", "umami_dependency_up", "\"umami-write\"",
+      NGX_HTTP_UMAMI_SIGHT_GAUGE },
+    { "PostgresUp", "umami_dependency_up", "\"postgres\"",
+      NGX_HTTP_UMAMI_SIGHT_GAUGE },
+    { "RedisUp", "umami_dependency_up", "\"redis\"",
+      NGX_HTTP_UMAMI_SIGHT_GAUGE },
+    { "ScriptUp", "umami_dependency_up", "\"script\"",
+      NGX_HTTP_UMAMI_SIGHT_GAUGE },
+    { "EdgeUp", "umami_dependency_up", "\"edge\"",
+      NGX_HTTP_UMAMI_SIGHT_GAUGE },
+    { "UserAgentUp", "umami_dependency_up", "\"user-agent\"",
+      NGX_HTTP_UMAMI_SIGHT_GAUGE },
+    { "InFlight", "umami_in_flight", NULL, NGX_HTTP_UMAMI_SIGHT_GAUGE },
+    { "QueueWaiting", "umami_queue_waiting", NULL,
+      NGX_HTTP_UMAMI_SIGHT_GAUGE },
+    { "ConfigGeneration", "umami_config_generation", NULL,
+      NGX_HTTP_UMAMI_SIGHT_GAUGE },
+    { "RedisTime", "umami_limit_redis_seconds", NULL,
+      NGX_HTTP_UMAMI_SIGHT_TIME },
+    { "UmamiTime", "umami_upstream_seconds", NULL, NGX_HTTP_UMAMI_SIGHT_TIME }
+};
+
+
+#define NGX_HTTP_UMAMI_SIGHT_METRICS                                         \
+    (sizeof(ngx_http_umami_sight_metrics)                                    \
+     / sizeof(ngx_http_umami_sight_metric_t))
 
 
 /* of the owner: what was there when it looked last */
@@ -71,55 +124,6 @@ static void *ngx_http_umami_sight_create_main_conf(ngx_conf_t *cf);
 static char *ngx_http_umami_sight_emf_conf(ngx_conf_t *cf,
     ngx_command_t *cmd, void *conf);
 static ngx_int_t ngx_http_umami_sight_init_worker(ngx_cycle_t *cycle);
-
-
-/* what CloudWatch is told, each a metric that is paid for */
-
-static ngx_http_umami_sight_metric_t  ngx_http_umami_sight_metrics[] = {
-    { "Beacons", "umami_beacons_total", NULL, NGX_HTTP_UMAMI_SIGHT_COUNT },
-    { "Taken", "umami_upstream_total", "\"ok\"", NGX_HTTP_UMAMI_SIGHT_COUNT },
-    { "Refused", "umami_refused_total", NULL, NGX_HTTP_UMAMI_SIGHT_COUNT },
-    { "RateLimited", "umami_refused_total", "\"rate-limited\"",
-      NGX_HTTP_UMAMI_SIGHT_COUNT },
-    { "OriginRefused", "umami_refused_total", "\"origin-refused\"",
-      NGX_HTTP_UMAMI_SIGHT_COUNT },
-    { "ClientRefused", "umami_refused_total", "\"client-refused\"",
-      NGX_HTTP_UMAMI_SIGHT_COUNT },
-    { "QueueFull", "umami_refused_total", "\"queue-",
-      NGX_HTTP_UMAMI_SIGHT_COUNT },
-    { "ServerErrors", "umami_answers_total", "\"5xx\"",
-      NGX_HTTP_UMAMI_SIGHT_COUNT },
-    { "UmamiErrors", "umami_errors_total", "source=\"umami\"",
-      NGX_HTTP_UMAMI_SIGHT_COUNT },
-    { "LimitLocal", "umami_limit_total", "\"local\"",
-      NGX_HTTP_UMAMI_SIGHT_COUNT },
-    { "LimitErrors", "umami_limit_total", "\"error\"",
-      NGX_HTTP_UMAMI_SIGHT_COUNT },
-    { "RedisTimeouts", "umami_limit_redis_total", "\"timeout\"",
-      NGX_HTTP_UMAMI_SIGHT_COUNT },
-    { "Scripts", "umami_script_answers_total", NULL,
-      NGX_HTTP_UMAMI_SIGHT_COUNT },
-    { "UmamiUp", "umami_dependency_up", "\"umami\"",
-      NGX_HTTP_UMAMI_SIGHT_GAUGE },
-    { "PostgresUp", "umami_dependency_up", "\"postgres\"",
-      NGX_HTTP_UMAMI_SIGHT_GAUGE },
-    { "RedisUp", "umami_dependency_up", "\"redis\"",
-      NGX_HTTP_UMAMI_SIGHT_GAUGE },
-    { "ScriptUp", "umami_dependency_up", "\"script\"",
-      NGX_HTTP_UMAMI_SIGHT_GAUGE },
-    { "EdgeUp", "umami_dependency_up", "\"edge\"",
-      NGX_HTTP_UMAMI_SIGHT_GAUGE },
-    { "UserAgentUp", "umami_dependency_up", "\"user-agent\"",
-      NGX_HTTP_UMAMI_SIGHT_GAUGE },
-    { "InFlight", "umami_in_flight", NULL, NGX_HTTP_UMAMI_SIGHT_GAUGE },
-    { "QueueWaiting", "umami_queue_waiting", NULL,
-      NGX_HTTP_UMAMI_SIGHT_GAUGE },
-    { "ConfigGeneration", "umami_config_generation", NULL,
-      NGX_HTTP_UMAMI_SIGHT_GAUGE },
-    { "RedisTime", "umami_limit_redis_seconds", NULL,
-      NGX_HTTP_UMAMI_SIGHT_TIME },
-    { "UmamiTime", "umami_upstream_seconds", NULL, NGX_HTTP_UMAMI_SIGHT_TIME }
-};
 
 
 /* of a step's values, those that are counters; times follow them */

@@ -527,6 +527,19 @@ ngx_umami_health_state(ngx_umami_health_t *health, ngx_uint_t check,
 }
 
 
+time_t
+ngx_umami_health_since(ngx_umami_health_state_t *state)
+{
+    uint64_t     now;
+    ngx_time_t  *tp;
+
+    tp = ngx_timeofday();
+    now = (uint64_t) tp->sec * 1000 + tp->msec;
+
+    return (now - (ngx_current_msec - state->since)) / 1000;
+}
+
+
 /* the owner sets them with a result, and who reads them if there is none */
 
 void

@@ -176,6 +176,9 @@ ngx_uint_t ngx_umami_health_generation(ngx_umami_health_t *health);
 ngx_int_t ngx_umami_health_state(ngx_umami_health_t *health, ngx_uint_t check,
     ngx_umami_health_state_t *state, ngx_msec_t *until);
 
+/* seconds since 1970, the same each time it is asked */
+time_t ngx_umami_health_since(ngx_umami_health_state_t *state);
+
 /* "umami_dependency_up" as it is now, for who reads the counters next */
 void ngx_umami_health_gauges(ngx_umami_health_t *health);
 

@@ -468,6 +468,12 @@ ngx_umami_postgres_done(ngx_umami_postgres_t *pg,
     ngx_umami_postgres_forget(pg);
 
     handler(data, result);
+
+    /* nginx closes what is idle when it begins to exit, and not later */
+
+    if (ngx_exiting && pg->handler == NULL) {
+        ngx_umami_postgres_close(pg);
+    }
 }
 
 

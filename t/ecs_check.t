@@ -165,6 +165,8 @@ like(file('../conf/nginx.conf'), qr/proxy_read_timeout\s+15s/,
     'the longest request');
 like(file('../conf/nginx.conf'), qr/worker_shutdown_timeout\s+20s/,
     'the end of nginx');
+like(file('../conf/nginx.conf'), qr/^    umami_health_check\s+umami-write\s/m,
+    'what UmamiWriteUp is of');
 
 {
     my ($known) = file('../ecs/gateway/rules_watch.py')

@@ -316,6 +316,43 @@ LINES
         'nginx -t tells');
     unlink $file;
     says('/lb', qr/^200 pass/, 'the file is gone');
+
+    # a folder that workers may not enter, or that is none
+
+    my $from = $t->log_end();
+    $t->write_file('folder', '');
+    symlink 'folder/drain', $file or die "drain: $!\n";
+    my $re = qr/\[error\].*the file "\Q$file\E" of "drain=" cannot be looked/;
+    ok($t->wait_for(sub { beat('/lb');
+        $t->find_in_error_log($re, $from) }, 10), 'it cannot be looked for');
+    is(beat('/lb')->{status}, 200, 'the task goes on');
+    sleep 2.2;
+    beat('/lb') for 1 .. 40;
+    my %by = map { /(\d+)#/ ? ($1 => 1) : () } $t->find_in_error_log($re, $from);
+    is(scalar($t->find_in_error_log($re, $from)), scalar(keys %by),
+        'each worker says so once');
+
+    (undef, $err) = $t->check_conf();
+    like($err, qr/\[emerg\].*"\Q$file\E" of "drain=" cannot be looked for/,
+        'nginx -t refuses it');
+    unlink $file;
+    symlink 'nothing', $file or die "drain: $!\n";
+    is(beat('/lb')->{status}, 200, 'a link to nothing');
+    unlink $file;
+    mkdir $file or die "drain: $!\n";
+    (undef, $err) = $t->check_conf();
+    like($err, qr/\[emerg\].*"\Q$file\E" of "drain=" is a folder, write the path/,
+        'nginx -t refuses a folder');
+    rmdir $file;
+    says('/lb', qr/^200 pass/, 'neither is there');
+}
+
+# since when: the same in each answer, however long ago it was
+
+{
+    my %since = map { sleep 0.05;
+        check('umami:responseTime')->{since} => 1 } 1 .. 30;
+    is(scalar(keys %since), 1, 'since') or diag(join ' ', sort keys %since);
 }
 
 # What is answered from memory is that of the last result, in each worker.

@@ -39,6 +39,8 @@ http {
     umami_client      header X-Client;
     umami_limit_rule  few key=$umami_client rate=1r/d burst=2;
     umami_metrics_emf emf.log interval=1s;
+    umami_health_check umami-write interval=1s
+                       website=b59e9c65-ae32-47f1-8400-119fcf4861c4;
 
     server {
         listen 127.0.0.1:%%PORT_0%%;
@@ -234,7 +236,8 @@ SKIP: {
         my $d = eval { decode_json($line) } or fail("no JSON: $line"), next;
         my $fault = emf_fault($d);
         is($fault, '', 'by the rules') if $fault;
-        $sum{$_} += $d->{$_} // 0 for qw/ Beacons Taken Refused RateLimited /;
+        $sum{$_} += $d->{$_} // 0
+            for qw/ Beacons Taken Refused RateLimited UmamiTime /;
     }
 
     my $d = decode_json($lines[-1]);
@@ -242,6 +245,9 @@ SKIP: {
     is("$sum{Refused} $sum{RateLimited}", '89 8', 'counts add up');
     is($d->{UmamiUp}, 1, 'what is up');
     is("$d->{UserAgentUp} $sum{Taken}", '1 6', 'and what is taken');
+    is($d->{UmamiWriteUp}, 1, 'the way to the database');
+    is($d->{ConfigGeneration}, 2, 'the last one that is no time');
+    cmp_ok($sum{UmamiTime}, '>', 0, 'and the last one of all');
     ok(!exists $d->{RedisUp}, 'and not what is not probed');
     ok($d->{task}, 'the task');
 

@@ -121,6 +121,8 @@ SKIP: {
 
 my %fires = (
     UmamiDown => [3, 'umami_dependency_up{dependency="umami"}' => '0x600'],
+    UmamiCannotWrite => [3,
+        'umami_dependency_up{dependency="umami-write"}' => '0x600'],
     UmamiPostgresDown => [3,
         'umami_dependency_up{dependency="postgres"}' => '0x600'],
     UmamiRedisDown => [6, 'umami_dependency_up{dependency="redis"}' => '0x600'],
@@ -144,7 +146,7 @@ my %fires = (
 
 my @well = (
     (map { ("umami_dependency_up{dependency=\"$_\"}" => '1x600') }
-        qw/ umami postgres redis edge user-agent /),
+        qw/ umami umami-write postgres redis edge user-agent /),
     'umami_answers_total{status="5xx"}' => '0+1x600',
     'umami_answers_total{status="2xx"}' => '0+200x600',
     'umami_upstream_seconds_bucket{le="1"}' => '0+97x600',

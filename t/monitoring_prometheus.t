@@ -39,6 +39,8 @@ http {
     umami_redis       %%REDIS%%;
     umami_secret      0123456789abcdef;
     umami_client      header X-Client;
+    umami_health_check umami-write interval=1s
+                      website=b59e9c65-ae32-47f1-8400-119fcf4861c4;
     umami_limit_rule  visitor key=$umami_client rate=1r/d burst=2;
 
     server {

@@ -16,9 +16,9 @@ EMBEDDED = 'Umami/Gateway'
 METRICS = ('Beacons', 'Taken', 'Refused', 'RateLimited', 'OriginRefused',
            'ClientRefused', 'QueueFull', 'ServerErrors', 'UmamiErrors',
            'LimitLocal', 'LimitErrors', 'RedisTimeouts', 'Scripts', 'UmamiUp',
-           'PostgresUp', 'RedisUp', 'ScriptUp', 'EdgeUp', 'UserAgentUp',
-           'InFlight', 'QueueWaiting', 'ConfigGeneration', 'RedisTime',
-           'UmamiTime')
+           'UmamiWriteUp', 'PostgresUp', 'RedisUp', 'ScriptUp', 'EdgeUp',
+           'UserAgentUp', 'InFlight', 'QueueWaiting', 'ConfigGeneration',
+           'RedisTime', 'UmamiTime')
 
 SOMETIMES = ('RedisTime', 'UmamiTime', 'HTTPCode_Target_5XX_Count',
              'HTTPCode_ELB_5XX_Count', 'TargetResponseTime')
