@@ -170,6 +170,9 @@ for my $mode (qw/ full bypass /) {
         if $mode eq 'bypass';
     is(code(get($g, "/api/heartbeat?$_", 'X-Forwarded-For' => '127.0.0.1')), 403,
         "$mode: ?$_ from elsewhere") for 'deep', 'verbose', 'live&deep=1', 'a&deep';
+    is(code(get($g, '/api/heartbeat?deep', 'X-Forwarded-For' => $_)), 403,
+        "$mode: not by X-Forwarded-For: $_") for ';127.0.0.1 ', '127.0.0.1 ;',
+        ';127.0.0.1 x, 198.51.100.1', '127.0.0.1 127.0.0.1 ', "\t";
     is(code(get($g, '/api/heartbeat?deeper', 'X-Forwarded-For' => '192.0.2.1')),
         200, "$mode: another argument");
     is(code(get($g, '/health', 'X-Forwarded-For' => '192.0.2.1')), 200,
@@ -195,6 +198,12 @@ for my $mode (qw/ full bypass /) {
         '2001:db8::1:4711')), 403, "$mode: by IPv6");
     is(code(get($g, '/', @other, 'X-Forwarded-For' => '203.0.113.7')), 403,
         "$mode: X-Forwarded-For is not believed");
+
+    my $from_here = start(GATEWAY_MODE => $mode, DASHBOARD => '127.0.0.0/8');
+    is(code(get($from_here, '/', @edge[0, 1], 'X-Forwarded-For' => '192.0.2.1')),
+        403, "$mode: an edge that tells no address is not the balancer itself");
+    signal($from_here, 'INT');
+    is(status($from_here), 0, "$mode: the end");
 
     is(code(get($g, '/api/heartbeat?deep')), 403, "$mode: ?deep, not from here");
     isnt(code(get($g, '/api/heartbeat?verbose', @edge,
