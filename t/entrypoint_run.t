@@ -23,7 +23,7 @@ plan(skip_all => 'the module is linked into nginx')
     if exists $ENV{TEST_UMAMI_MODULE} && $ENV{TEST_UMAMI_MODULE} eq '';
 
 my $root = "$FindBin::Bin/..";
-my $t = Test::Umami->new()->has_daemon('gcc')->has('realip');
+my $t = Test::Umami->new()->has_daemon('gcc')->has(qw/ realip sub /);
 my $dir = $t->testdir();
 my $umami = Test::Umami::Upstream->new($t);
 my ($umami_port) = $umami->url() =~ /:(\d+)/;
@@ -281,6 +281,34 @@ for my $mode (qw/ full bypass /) {
         "$mode: it says so");
 }
 
+# The script with a path of one's own: what the module has served, and pages have
+# kept or pinned, goes on with bypass.
+
+my ($full, $bypass) = map { start(GATEWAY_MODE => $_, COLLECT_PATH => '/hello') }
+    qw/ full bypass /;
+my $src;
+
+$t->wait_for(sub { ($src) = get($full, '/scripts.json', @edge)
+    =~ /(\/script\.[0-9a-f]+\.js)/ }, 10, 'the script');
+
+for my $uri ('/script.js', $src) {
+    my $script = response(get($full, $uri, @edge))->{body};
+
+    like($script, qr/\/hello/, "$uri sends to the path");
+    is(response(get($bypass, $uri, @edge, 'Accept-Encoding' => 'gzip',
+        Range => 'bytes=0-'))->{body}, $script, 'and so it does with bypass');
+}
+
+like(http_request('OPTIONS', '/hello', '', @edge, Origin => 'https://example.com',
+    'Access-Control-Request-Method' => 'POST', -port => $bypass->{port}),
+    qr/^Access-Control-Allow-Origin: \*/mi, 'a preflight of it');
+is(code(beacon($bypass, '/hello', @edge)), 200, 'and an event');
+
+for ($full, $bypass) {
+    signal($_, 'INT');
+    is(status($_), 0, 'the end');
+}
+
 # a second signal does not wait; INT neither
 
 my $g = start(DRAIN_SECONDS => 100);
@@ -370,6 +398,8 @@ for (@named) {
     is(code(beacon($_, '/hello', @edge)), 200, 'with a path of one\'s own');
     is($umami->last_request('/api/send')->{uri} =~ s/\?.*//r, '/api/send',
         'Umami\'s path');
+    like(get($named[1], $_, @edge), qr/^HTTP\S+ 200 .*\/hello/s, "$_, by its name")
+        for '/script.js', '/script.0123456789abcdef.js';
 }
 
 $t->write_file('dns', '127.0.0.99');        # "resolver" keeps it for 10 s
