@@ -275,6 +275,11 @@ ok($t->wait_for(sub { code($g, '/api/heartbeat?live') == 200 }, 30),
 ok($t->wait_for(sub { code($g, '/script.js') == 200 }, 60),
     'compose: the script of Umami, by its name');
 
+my @since = map { inspect("${project}_${_}_1", '{{.State.StartedAt.UnixNano}}') }
+    qw/ postgres redis umami gateway /;
+ok($since[0] > 0 && $since[2] > $since[0] && $since[3] > $since[2]
+    && $since[3] > $since[1], 'compose: each after what it needs') or diag("@since");
+
 command('podman', 'exec', "${project}_postgres_1", 'env', 'PGPASSWORD=only-to-try-it-out',
     qw/ psql -h 127.0.0.1 -U umami -d umami -Atc /,
     'insert into website (website_id, name, domain, user_id) select '
