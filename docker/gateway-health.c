@@ -6,41 +6,42 @@
 
 /*
  * The health check of the container: no shell, no library, no name look-up.
- * GET /api/heartbeat?live at the port of LISTEN; 200 is exit code 0, whatever
- * else is 1.
+ * GET /api/heartbeat?live at the port of LISTEN; 200 within the time is exit
+ * code 0, whatever else is 1.
  */
 
 #include <arpa/inet.h>
 #include <netinet/in.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/time.h>
 #include <unistd.h>
 
 
 #define SECONDS  3
 
 
-static int address(const char *listen, struct sockaddr_in *sin);
+static int address(const char *listen, struct sockaddr_storage *ss);
+static int ipv6(const char *host, struct sockaddr_in6 *sin6);
 static int fail(const char *why);
+static void late(int signo);
 
 
 int
 main(void)
 {
-    int                 fd;
-    char                answer[16];
-    size_t              len;
-    ssize_t             n;
-    const char         *listen;
-    struct timeval      limit;
-    struct sockaddr_in  sin;
+    int                      fd;
+    char                     answer[16];
+    size_t                   len;
+    ssize_t                  n;
+    const char              *listen;
+    struct sockaddr_storage  ss;
 
-    static const char   request[] = "GET /api/heartbeat?live HTTP/1.0\r\n"
-                                    "Host: localhost\r\n"
-                                    "User-Agent: gateway-health\r\n\r\n";
+    static const char        request[] = "GET /api/heartbeat?live HTTP/1.0\r\n"
+                                         "Host: localhost\r\n"
+                                         "User-Agent: gateway-health\r\n\r\n";
 
     listen = getenv("LISTEN");
 
@@ -48,22 +49,23 @@ main(void)
         listen = "8080";
     }
 
-    if (!address(listen, &sin)) {
+    if (!address(listen, &ss)) {
         return fail("LISTEN is neither PORT nor ADDRESS:PORT");
     }
 
-    limit.tv_sec = SECONDS;
-    limit.tv_usec = 0;
+    signal(SIGALRM, late);
+    alarm(SECONDS);
 
-    fd = socket(AF_INET, SOCK_STREAM, 0);
-    if (fd == -1
-        || setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit)) == -1
-        || setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit)) == -1)
-    {
+    fd = socket(ss.ss_family, SOCK_STREAM, 0);
+    if (fd == -1) {
         return fail("there is no socket");
     }
 
-    if (connect(fd, (struct sockaddr *) &sin, sizeof(sin)) == -1) {
+    if (connect(fd, (struct sockaddr *) &ss,
+                ss.ss_family == AF_INET6 ? sizeof(struct sockaddr_in6)
+                                         : sizeof(struct sockaddr_in))
+        == -1)
+    {
         return fail("nginx does not accept the connection");
     }
 
@@ -94,15 +96,17 @@ main(void)
 
 
 static int
-address(const char *listen, struct sockaddr_in *sin)
+address(const char *listen, struct sockaddr_storage *ss)
 {
-    char         host[INET_ADDRSTRLEN];
-    char        *end;
-    long         port;
-    const char  *colon;
+    char                 host[INET6_ADDRSTRLEN + 2];
+    char                *end;
+    long                 port;
+    const char          *colon;
+    struct sockaddr_in  *sin;
 
-    memset(sin, 0, sizeof(*sin));
+    memset(ss, 0, sizeof(*ss));
 
+    sin = (struct sockaddr_in *) ss;
     sin->sin_family = AF_INET;
     sin->sin_addr.s_addr = htonl(INADDR_LOOPBACK);
 
@@ -113,6 +117,7 @@ address(const char *listen, struct sockaddr_in *sin)
         return 0;
     }
 
+    /* at the same place in both of them */
     sin->sin_port = htons(port);
 
     if (colon == NULL) {
@@ -126,6 +131,10 @@ address(const char *listen, struct sockaddr_in *sin)
     memcpy(host, listen, colon - listen);
     host[colon - listen] = '\0';
 
+    if (host[0] == '[') {
+        return ipv6(host, (struct sockaddr_in6 *) ss);
+    }
+
     if (strcmp(host, "0.0.0.0") == 0) {
         return 1;
     }
@@ -135,8 +144,51 @@ address(const char *listen, struct sockaddr_in *sin)
 
 
 static int
+ipv6(const char *host, struct sockaddr_in6 *sin6)
+{
+    char    text[INET6_ADDRSTRLEN + 2];
+    size_t  len;
+
+    len = strlen(host);
+
+    if (host[len - 1] != ']') {
+        return 0;
+    }
+
+    memcpy(text, host + 1, len - 2);
+    text[len - 2] = '\0';
+
+    sin6->sin6_family = AF_INET6;
+    sin6->sin6_flowinfo = 0;
+
+    if (inet_pton(AF_INET6, text, &sin6->sin6_addr) != 1) {
+        return 0;
+    }
+
+    if (IN6_IS_ADDR_UNSPECIFIED(&sin6->sin6_addr)) {
+        sin6->sin6_addr = in6addr_loopback;
+    }
+
+    return 1;
+}
+
+
+static int
 fail(const char *why)
 {
     fprintf(stderr, "gateway-health: %s\n", why);
     return 1;
+}
+
+
+/* however slowly it answers, there is one end for all of it */
+
+static void
+late(int signo)
+{
+    static const char  why[] = "gateway-health: there is no answer in time\n";
+
+    (void) signo;
+    (void) !write(STDERR_FILENO, why, sizeof(why) - 1);
+    _exit(1);
 }

@@ -82,6 +82,8 @@ for ([HASH_SALT => undef, qr/^gateway: HASH_SALT is not set: write 16 to/],
     [UMAMI_URL => 'http://umami/stats', qr/UMAMI_URL .* without a path/],
     [UMAMI_URL => 'http://a;b', qr/UMAMI_URL is/],
     [UMAMI_URL => 'http://umami:70000', qr/UMAMI_URL .*a port from 1 to/],
+    [UMAMI_URL => "http://u:$secret\@umami", qr/is "http:\/\/\.\.\.\@umami": write/],
+    [UMAMI_URL => 'http://' . 'a' x 5000, qr/UMAMI_URL/],
     [REDIS_URL => "http://$secret", qr/REDIS_URL is not good: write redis:/],
     [REDIS_URL => "redis://x:$secret\@host:port/0",
         qr/^gateway: REDIS_URL: nginx says: /],
@@ -94,6 +96,8 @@ for ([HASH_SALT => undef, qr/^gateway: HASH_SALT is not set: write 16 to/],
     [COLLECT_PATH => '/{', qr/COLLECT_PATH is/],
     [COLLECT_PATH => '/' . 'x' x 27, qr/COLLECT_PATH is .*at most 27/],
     [COLLECT_PATH => '/api/auth', qr/COLLECT_PATH is .*choose a path/],
+    [COLLECT_PATH => '/recorder.js', qr/COLLECT_PATH is .*choose a path/],
+    [COLLECT_PATH => '/a/../b', qr/COLLECT_PATH is .*choose a path/],
     [VISITOR_RATE => '60', qr/VISITOR_RATE is "60": write such as 10r\/s/],
     [VISITOR_RATE => '0r/s', qr/VISITOR_RATE is/],
     [VISITOR_BURST => '-1', qr/VISITOR_BURST is "-1": write a number/],
@@ -102,6 +106,9 @@ for ([HASH_SALT => undef, qr/^gateway: HASH_SALT is not set: write 16 to/],
     [DASHBOARD => 'all', qr/DASHBOARD is "all": write closed, open or CIDR/],
     [DASHBOARD => '10.0.0.0/33', qr/DASHBOARD is .*"10.0.0.0\/33" is not a net/],
     [DASHBOARD => '10.0.0.0/8,', qr/DASHBOARD is/],
+    [DASHBOARD => '1:2:3:4:5:6:7:8:9', qr/DASHBOARD is .*is not a network/],
+    [DASHBOARD => 'fe80::1::2/64', qr/DASHBOARD is .*is not a network/],
+    [DASHBOARD => '::/129', qr/DASHBOARD is .*is not a network/],
     [DEEP_CIDRS => '10.0.0.256', qr/DEEP_CIDRS is .*is not a network/],
     [RESOLVER => 'dns.example', qr/RESOLVER is "dns.example": write/],
     [LISTEN => '80 default_server', qr/LISTEN is/],
@@ -134,6 +141,11 @@ like($err, qr/CLIENT is .*"10.0.0.0\/40" is not a network/, 'CLIENT, a network')
     "postgresql://u:$secret\@h/d?sslmode=require", DATABASE_CA => "$dir/ca.pem");
 like($err, qr/^gateway: DATABASE_CA is not good: there is no such file/,
     'DATABASE_CA is not there');
+
+($rc, $out, $err) = gateway('check', GATEWAY_DATABASE_URL =>
+    "postgresql://u:$secret\@h/d", DATABASE_CA => $dir);
+like($err, qr/^gateway: DATABASE_CA is not good: there is no such file/,
+    'DATABASE_CA is a folder');
 
 $t->write_file('ca.pem', "nothing\n");
 ($rc, $out, $err) = gateway('check', GATEWAY_DATABASE_URL =>
@@ -194,6 +206,115 @@ $conf = rendered(GATEWAY_MODE => 'bypass', HASH_SALT => undef,
     ALLOWED_ORIGINS => undef);
 like($conf, qr/proxy_pass/, 'bypass without HASH_SALT and ALLOWED_ORIGINS');
 unlike($conf, qr/load_module|^\s*umami_/m, 'it knows nothing of the module');
+
+# and starts whatever is the matter with what the module alone takes
+
+my @of_module = qw/ REDIS_URL GATEWAY_DATABASE_URL DATABASE_CA HASH_SALT
+    ALLOWED_ORIGINS VISITOR_RATE VISITOR_BURST WEBSITE_QUOTA LIMIT_DRY_RUN ZONE_SIZE
+    METRICS_EMF /;
+
+for (@of_module) {
+    ($rc, $out, $err) = gateway('check', GATEWAY_MODE => 'bypass', $_ => ";\n}");
+    is("$rc $err", '0 ', "bypass: $_ does not matter");
+    ($rc, $out, $err) = gateway('check', $_ => ";\n}");
+    is($rc, 1, "full: $_ does");
+}
+
+$conf = rendered(GATEWAY_MODE => 'bypass', ORIGIN_VERIFY_PREVIOUS => "$secret-2");
+is(() = $conf =~ /^        "~\^\.\.\.\$" 1;$/mg, 2, 'bypass is shown without its secrets');
+unlike($conf, qr/a\\?-secret/, 'neither of them');
+
+# "check" leaves alone what runs there
+
+$t->write_file($_, 'mine') for 'nginx.conf', 'nginx.drain';
+is((gateway('check'))[0], 0, 'check, where a gateway runs and drains');
+is($t->read_file($_), 'mine', "$_ stays") for 'nginx.conf', 'nginx.drain';
+ok(!-e "$dir/check.conf", 'and nothing else');
+
+# URLs as those services hand them out
+
+for ([REDIS_URL => 'redis://h', 'redis://u:p%40%3a%2f@h:6380/3', 'redis://[::1]:6379/0',
+        'rediss://default:p@h', 'unix:/run/redis.sock'],
+    [GATEWAY_DATABASE_URL => 'postgres://u@h/d', 'postgresql://u:p%40%3a%2f%3f@h/d',
+        'postgresql://u:p@[2001:db8::1]:5432/d?schema=umami&sslmode=require'],
+    [UMAMI_URL => 'http://[::1]:3000', 'http://localhost', 'https://a.example:8443/'],
+    [DASHBOARD => '::/0,0.0.0.0/0', '::ffff:10.0.0.0/104', '10.1.2.3'],
+    [RESOLVER => '[fd00:ec2::253]:53 169.254.169.253'])
+{
+    my ($name, @values) = @$_;
+
+    for (@values) {
+        ($rc, $out, $err) = gateway('check', $name => $_);
+        is("$rc $err", '0 ', "$name=$_ is good");
+    }
+}
+
+# No value becomes a directive: what is not refused is one word of nginx's, at
+# the same place of the same directives.
+
+my %word = (GATEWAY_MODE => 'full', UMAMI_URL => 'http://umami.example:3000',
+    REDIS_URL => 'redis://cache', GATEWAY_DATABASE_URL => 'postgresql://u@h/d',
+    DATABASE_CA => "$dir/ca.pem", HASH_SALT => $secret, ORIGIN_VERIFY => $secret,
+    ORIGIN_VERIFY_PREVIOUS => $secret, ALLOWED_ORIGINS => 'https://example.com',
+    COLLECT_PATH => '/hello', VISITOR_RATE => '10r/s', VISITOR_BURST => 5,
+    WEBSITE_QUOTA => 77, LIMIT_DRY_RUN => 'on', DASHBOARD => '10.0.0.0/8',
+    DEEP_CIDRS => '10.0.0.0/8', RESOLVER => '127.0.0.1', LISTEN => '8081',
+    WORKERS => 3, ZONE_SIZE => '32m', ACCESS_LOG => 'json', METRICS_EMF => 'on',
+    DRAIN_SECONDS => 7, CLIENT => 'forwarded trusted=10.0.0.0/8');
+my @evil = ('; root /;', "\n    root /;", '}', '{', '$host', '"', "'", '\\', "\t",
+    "\xc2\xa0", ' x');
+
+for my $mode (qw/ full bypass /) {
+    delete @word{@of_module} if $mode eq 'bypass';
+
+    for my $name (sort keys %word) {
+        my %env = (GATEWAY_MODE => $mode, %word, $name eq 'CLIENT'
+            ? (ORIGIN_VERIFY => undef, ORIGIN_VERIFY_PREVIOUS => undef)
+            : (CLIENT => undef));
+        $env{GATEWAY_MODE} = $mode;
+        my $good = structure(rendered(%env));
+        my @through = grep { /./ } map {
+            my ($status, $shown, $why) = gateway('render', %env,
+                $name => "$word{$name}$_");
+            $status == 0 ? structure($shown) eq $good ? '' : "<$_> is let in"
+                : $status == 1 && $shown eq '' && $why =~ /\Agateway: [ -~]+\n\z/
+                  && $why !~ /$secret/ ? '' : "<$_> makes it say $why";
+        } @evil;
+
+        ok($good =~ /server/ && !@through, "$mode: nothing gets in by $name")
+            or diag(join "\n", @through);
+    }
+}
+
+# The names of directives and how deep they lie, as nginx reads them; of "map" and
+# "geo", how many lines.
+
+sub structure {
+    my ($text) = @_;
+    my ($said, @in, @words) = ('');
+
+    while ($text =~ /\G(?:\s+|\#[^\n]*|([;{}])|"((?:[^"\\]|\\.)*)"|
+        '((?:[^'\\]|\\.)*)'|((?:[^\s;{}\\]|\\.|\$\{)+))/gcsx)
+    {
+        my ($end, $word) = ($1, $2 // $3 // $4);
+
+        if (defined $word) {
+            push @words, $word;
+
+        } elsif (defined $end) {
+            my $name = @in && $in[-1] =~ /^(?:map|geo)$/ ? '*' : $words[0] // '';
+
+            pop @in if $end eq '}';
+            $said .= @in . " $name$end\n";
+            push @in, $name if $end eq '{';
+            @words = ();
+        }
+    }
+
+    die 'not read: ' . substr($text, pos $text // 0, 80)
+        if (pos $text // 0) < length $text;
+    return $said;
+}
 
 for my $client ('peer', 'forwarded trusted=10.0.0.0/8,::1', 'header X-Real') {
     for my $mode (qw/ full bypass /) {

@@ -14,6 +14,7 @@ use FindBin;
 use lib "$FindBin::Bin/lib";
 
 use IO::Socket::INET;
+use IO::Socket::IP;
 
 use Test::Umami;
 use Test::Umami::Upstream;
@@ -22,7 +23,7 @@ plan(skip_all => 'the module is linked into nginx')
     if exists $ENV{TEST_UMAMI_MODULE} && $ENV{TEST_UMAMI_MODULE} eq '';
 
 my $root = "$FindBin::Bin/..";
-my $t = Test::Umami->new()->has_daemon('gcc')->has('realip');
+my $t = Test::Umami->new()->has_daemon('gcc')->has(qw/ realip sub /);
 my $dir = $t->testdir();
 my $umami = Test::Umami::Upstream->new($t);
 my ($umami_port) = $umami->url() =~ /:(\d+)/;
@@ -39,14 +40,28 @@ my ($number, %gateway) = (0);
 system('gcc', '-O1', '-Wall', '-Wextra', '-Werror', '-o', "$dir/health",
     "$root/docker/gateway-health.c") == 0 or die "gcc does not compile it\n";
 
-# Starts one on a port of its own; stopped() is how it ended.
+# Starts one on a port of its own, where an earlier one has left its drain file;
+# status() is how it ended.
 
 sub start {
     my (%env) = @_;
+    my $self = begin(%env);
+
+    $t->waitforsocket($self->{port})
+        && $t->wait_for(sub { -s "$self->{run}/nginx.pid" }, 10)
+        or die "the gateway is not up\n";
+
+    return $self;
+}
+
+sub begin {
+    my (%env) = @_;
     my $run = "$dir/run" . ++$number;
     my $port = $t->port($number);
+    my $nginx = delete $env{-nginx} // Test::Umami::nginx();
 
     mkdir $_ or die "$_: $!\n" for $run, "$run/tmp";
+    $t->write_file("run$number/nginx.drain", '');
 
     %env = (HASH_SALT => $secret, ORIGIN_VERIFY => $secret,
         ALLOWED_ORIGINS => 'https://example.com', LISTEN => "127.0.0.1:$port",
@@ -61,7 +76,7 @@ sub start {
             %ENV = (PATH => $ENV{PATH}, %env);
             exec "$root/docker/gateway", '--run', $run, '--tmp', "$run/tmp",
                 '--conf', "$root/conf", '--module', $module,
-                '--nginx', Test::Umami::nginx(), '--cgroup', "$dir/none"
+                '--nginx', $nginx, '--cgroup', "$dir/none"
                 or die "docker/gateway: $!\n";
         }
 
@@ -70,8 +85,7 @@ sub start {
         $t->write_file("status$number", $? & 127 ? 'killed' : $? >> 8);
     });
 
-    $t->waitforsocket($port) && $t->wait_for(sub { -s "$run/nginx.pid" }, 10)
-        or die "the gateway is not up\n";
+    $t->wait_for(sub { -s "$dir/pid$number" }, 10) or die "no process\n";
 
     return { port => $port, n => $number, run => $run, daemon => $pid };
 }
@@ -126,6 +140,13 @@ for my $mode (qw/ full bypass /) {
     ok(@maps && ($mode eq 'full' ? $loaded : !$loaded),
         "$mode: the module is " . ($mode eq 'full' ? '' : 'not ') . 'loaded');
 
+    is((stat "$g->{run}/nginx.conf")[2] & 07777, 0600,
+        "$mode: the configuration is nobody else's to read");
+    my ($worker) = (Test::Umami::capture(['pgrep', '-P', nginx_pid($g)]))[1]
+        =~ /(\d+)/;
+    unlike($t->read_file("/proc/$_/environ"), qr/$secret/,
+        "$mode: nginx has no secret in /proc") for nginx_pid($g), $worker;
+
     is(code(get($g, '/api/heartbeat')), 200, "$mode: heartbeat");
     is(code(get($g, '/api/heartbeat?live')), 200, "$mode: ?live");
     is(health("127.0.0.1:$g->{port}"), 0, "$mode: gateway-health");
@@ -170,6 +191,9 @@ for my $mode (qw/ full bypass /) {
         if $mode eq 'bypass';
     is(code(get($g, "/api/heartbeat?$_", 'X-Forwarded-For' => '127.0.0.1')), 403,
         "$mode: ?$_ from elsewhere") for 'deep', 'verbose', 'live&deep=1', 'a&deep';
+    is(code(get($g, '/api/heartbeat?deep', 'X-Forwarded-For' => $_)), 403,
+        "$mode: not by X-Forwarded-For: $_") for ';127.0.0.1 ', '127.0.0.1 ;',
+        ';127.0.0.1 x, 198.51.100.1', '127.0.0.1 127.0.0.1 ', "\t";
     is(code(get($g, '/api/heartbeat?deeper', 'X-Forwarded-For' => '192.0.2.1')),
         200, "$mode: another argument");
     is(code(get($g, '/health', 'X-Forwarded-For' => '192.0.2.1')), 200,
@@ -195,6 +219,12 @@ for my $mode (qw/ full bypass /) {
         '2001:db8::1:4711')), 403, "$mode: by IPv6");
     is(code(get($g, '/', @other, 'X-Forwarded-For' => '203.0.113.7')), 403,
         "$mode: X-Forwarded-For is not believed");
+
+    my $from_here = start(GATEWAY_MODE => $mode, DASHBOARD => '127.0.0.0/8');
+    is(code(get($from_here, '/', @edge[0, 1], 'X-Forwarded-For' => '192.0.2.1')),
+        403, "$mode: an edge that tells no address is not the balancer itself");
+    signal($from_here, 'INT');
+    is(status($from_here), 0, "$mode: the end");
 
     is(code(get($g, '/api/heartbeat?deep')), 403, "$mode: ?deep, not from here");
     isnt(code(get($g, '/api/heartbeat?verbose', @edge,
@@ -225,7 +255,16 @@ for my $mode (qw/ full bypass /) {
         port => $g->{port});
 
     $umami->wait_for_requests(1, '/api/send', 5);
+
+    my $kept = IO::Socket::INET->new("127.0.0.1:$g->{port}") or die "connect: $!\n";
+    my $ask = "HEAD /api/heartbeat?live HTTP/1.1\r\nHost: a\r\n\r\n";
+
+    print $kept $ask;
+    like(scalar readline $kept, qr/^HTTP\/1\.1 200 /, "$mode: a connection that is kept");
+    1 while (readline($kept) // '') =~ /\S/;
     signal($g, 'QUIT');
+    print $kept $ask;
+    like(scalar readline $kept, qr/^HTTP\/1\.1 200 /, "$mode: it is good after the signal");
 
     ok($t->wait_for(sub { code(get($g, '/api/heartbeat')) == 503 }, 3),
         "$mode: the heartbeat drains");
@@ -234,11 +273,40 @@ for my $mode (qw/ full bypass /) {
     $umami->fault('/api/send');
     is(code(beacon($g, '/api/send', @edge)), 200, "$mode: events still go");
 
+    unlike(join('', readline $kept), qr/^HTTP/m, "$mode: and closed at the end");
     like(http_end($slow, timeout => 15), qr/^HTTP\S+ 200 /,
         "$mode: what was under way is answered");
     is(status($g), 0, "$mode: and then it ends");
     like(said($g), qr/^gateway: the heartbeat says 503 now, nginx ends in 2 s$/m,
         "$mode: it says so");
+}
+
+# The script with a path of one's own: what the module has served, and pages have
+# kept or pinned, goes on with bypass.
+
+my ($full, $bypass) = map { start(GATEWAY_MODE => $_, COLLECT_PATH => '/hello') }
+    qw/ full bypass /;
+my $src;
+
+$t->wait_for(sub { ($src) = get($full, '/scripts.json', @edge)
+    =~ /(\/script\.[0-9a-f]+\.js)/ }, 10, 'the script');
+
+for my $uri ('/script.js', $src) {
+    my $script = response(get($full, $uri, @edge))->{body};
+
+    like($script, qr/\/hello/, "$uri sends to the path");
+    is(response(get($bypass, $uri, @edge, 'Accept-Encoding' => 'gzip',
+        Range => 'bytes=0-'))->{body}, $script, 'and so it does with bypass');
+}
+
+like(http_request('OPTIONS', '/hello', '', @edge, Origin => 'https://example.com',
+    'Access-Control-Request-Method' => 'POST', -port => $bypass->{port}),
+    qr/^Access-Control-Allow-Origin: \*/mi, 'a preflight of it');
+is(code(beacon($bypass, '/hello', @edge)), 200, 'and an event');
+
+for ($full, $bypass) {
+    signal($_, 'INT');
+    is(status($_), 0, 'the end');
 }
 
 # a second signal does not wait; INT neither
@@ -253,6 +321,42 @@ $g = start(DRAIN_SECONDS => 100);
 signal($g, 'INT');
 is(status($g), 0, 'INT does not wait');
 
+# a signal that comes too early is neither lost nor the death of nginx
+
+for my $when (qw/ -tq -e /) {
+    # no shell, which would unblock them
+    $t->write_file("slow$when", "#!/usr/bin/perl\nselect undef, undef, undef, .5 "
+        . "if \$ARGV[0] eq '$when';\nexec '" . Test::Umami::nginx()
+        . "', \@ARGV;\n");
+    chmod 0755, "$dir/slow$when" or die "chmod: $!\n";
+
+    for my $name (qw/ QUIT TERM INT /) {
+        $g = begin(-nginx => "$dir/slow$when");
+        $t->wait_for(sub { (Test::Umami::capture(['pgrep', '-f',
+            "slow$when $when .*run$g->{n}/"]))[1] }, 10)
+            or die "nginx is not run\n";
+        signal($g, $name);
+        is(status($g), 0, "$name, when nginx is run with $when");
+    }
+}
+
+# a drain file that cannot be written
+
+$g = start(DRAIN_SECONDS => 1);
+mkdir "$g->{run}/nginx.drain" or die "mkdir: $!\n";
+signal($g, 'QUIT');
+is(status($g), 0, 'no drain file: it ends well nevertheless');
+like(said($g), qr/^gateway: \S+nginx\.drain cannot be written: .*ends in 1 s$/m,
+    'and says so');
+
+# a port that is taken: nginx tries for a while, and its end is the container's
+
+my $taken = IO::Socket::INET->new(LocalAddr => '127.0.0.1', Listen => 1)
+    or die "socket: $!\n";
+$g = begin(LISTEN => '127.0.0.1:' . $taken->sockport());
+is(status($g), 1, 'the port is taken');
+like(said($g), qr/\[emerg\] .*bind\(\) to .* failed/, 'nginx says so');
+
 # a reload; an nginx that dies
 
 $g = start(METRICS_EMF => 'on');
@@ -265,6 +369,16 @@ kill 'KILL', nginx_pid($g);
 is(status($g), 137, 'nginx was killed: its status is the container\'s');
 is(health($g->{port}), 1, 'gateway-health knows');
 is(health('nowhere'), 1, 'gateway-health without a port');
+
+SKIP: {
+    my $six = '[::1]:' . $t->port(90);
+
+    IO::Socket::IP->new(LocalHost => '::1', Listen => 1) or skip('no IPv6', 2);
+    $g = begin(LISTEN => $six);
+    ok($t->wait_for(sub { health($six) == 0 }, 10), 'the gateway, by IPv6 alone');
+    signal($g, 'INT');
+    is(status($g), 0, 'its end');
+}
 
 # a name is looked up again: another address is followed
 
@@ -284,6 +398,8 @@ for (@named) {
     is(code(beacon($_, '/hello', @edge)), 200, 'with a path of one\'s own');
     is($umami->last_request('/api/send')->{uri} =~ s/\?.*//r, '/api/send',
         'Umami\'s path');
+    like(get($named[1], $_, @edge), qr/^HTTP\S+ 200 .*\/hello/s, "$_, by its name")
+        for '/script.js', '/script.0123456789abcdef.js';
 }
 
 $t->write_file('dns', '127.0.0.99');        # "resolver" keeps it for 10 s

@@ -7,8 +7,9 @@ ends with 1 if something is not ok.  Each request ends in 10 seconds, and none
 is repeated.  What is tried changes nothing, except that --website has one page
 view stored, below /gatewayctl-verify/, and --stop-task stops a task.
 
-The first password and the reading back of the page view ask Umami itself; see
-umami-setup for how to reach it, and for UMAMI_ADMIN_PASSWORD.
+The first password is tried where the public would.  The reading back of the
+page view asks Umami itself; see umami-setup for how to reach it, and for
+UMAMI_ADMIN_PASSWORD.
 """
 
 import json
