@@ -4,8 +4,8 @@
 
 A file is NN-SERVICE.OPERATION[.LABEL].json, the input of "aws SERVICE
 OPERATION", or one of the two that ecspresso names.  Parameters are written as
-ecspresso does, {{ must_env `NAME` }} and {{ env `NAME` `default` }}, and are put
-in after the JSON was read, so that no value has to be quoted.
+ecspresso does, {{ must_env `NAME` }} and {{ env `NAME` `default` }}, and are
+put in after the JSON was read, so that no value has to be quoted.
 """
 
 import dataclasses
