@@ -26,7 +26,7 @@ my %secrets = (
     MIGRATE_DATABASE_URL => 'postgresql://umami_migrate:private@db/umami',
 );
 my %opt = (env => \%secrets, bundle => $aws->bundle('small', qr/^(?:
-    10-logs.create-log-group.migrate|14-.*(?:gateway|migrate|umami)
+    1[01]-|14-.*(?:gateway|migrate|umami)
     |30-|40-|7[01]-|95-|ecs-).*\.json/x));
 my ($rc, $out, $err);
 my $umami = $aws->{parameters}{UMAMI_IMAGE};

@@ -51,6 +51,13 @@ class Problem(Exception):
         self.text, self.file, self.key = text, file, key
 
 
+class Problems(Exception):
+    """Several of them, and in how many files."""
+
+    def __init__(self, problems, files):
+        self.problems, self.files = problems, files
+
+
 class Parameters(dict):
     """NAME to value."""
 
@@ -105,8 +112,17 @@ class File:
     def name(self):
         return self.path.name
 
+    @property
+    def key(self):
+        """The name without its number, as in the tables of gateway.links."""
+        return key_of(self.name)
+
     def render(self, parameters):
         return parameters.render(self.template, self.name)
+
+
+def key_of(name):
+    return re.sub(r'^\d\d-|\.json$', '', name)
 
 
 def load(folder, variants=()):

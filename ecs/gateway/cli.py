@@ -14,7 +14,7 @@ import pkgutil
 import sys
 
 from gateway import commands
-from gateway.bundle import Parameters, Problem
+from gateway.bundle import Parameters, Problem, Problems
 
 FOLDER = pathlib.Path(__file__).resolve().parent.parent
 
@@ -52,4 +52,10 @@ def main(argv=None):
 
     except Problem as problem:
         print(f'gatewayctl: {problem}', file=sys.stderr)
+        return 1
+
+    except Problems as found:
+        for problem in found.problems:
+            print(f'gatewayctl: {problem}', file=sys.stderr)
+        print(f'{len(found.problems)} mistakes in {found.files} files')
         return 1

@@ -54,12 +54,6 @@ class Item:
     def kind(self):
         return kinds.KINDS[self.operation]
 
-    @property
-    def label(self):
-        """The file's name without its number, as in the table of outputs."""
-        name = self.file.name.removesuffix('.json')
-        return name[3:] if name[:2].isdigit() else name
-
 
 class Stack:
 
@@ -94,8 +88,8 @@ class Stack:
         self.items = [item for item in self.items
                       if item.operation != operation]
 
-    def item(self, label):
-        return next((item for item in self.items if item.label == label), None)
+    def item(self, key):
+        return next((item for item in self.items if item.file.key == key), None)
 
     # rendering
 
@@ -114,7 +108,7 @@ class Stack:
     def givers(self):
         """Parameters that files give, each with its item."""
         return {name: item for item in self.items
-                for name in OUTPUTS.get(item.label, {})}
+                for name in OUTPUTS.get(item.file.key, {})}
 
     def render(self, item):
         wanted = item.file.render(self.parameters)
@@ -141,7 +135,7 @@ class Stack:
             at_once(self.look_at, ready)
             at_once(self.judge, ready)
             for item in ready:
-                done.update(OUTPUTS.get(item.label, {}))
+                done.update(OUTPUTS.get(item.file.key, {}))
                 left.remove(item)
 
         return self.items
@@ -162,7 +156,7 @@ class Stack:
     def look_at(self, item):
         item.wanted = self.render(item)
         item.found = self.find(item)
-        if item.label in VALUES and item.found is None:
+        if item.file.key in VALUES and item.found is None:
             try:
                 self.secrets.value(item)
             except Problem as problem:
@@ -191,7 +185,7 @@ class Stack:
         return kinds.follow(answer, kind.find.path, item.wanted)
 
     def hand_on(self, item, found):
-        for name, path in OUTPUTS.get(item.label, {}).items():
+        for name, path in OUTPUTS.get(item.file.key, {}).items():
             if name == 'ORIGIN_VERIFY':
                 value = None if item.file.name in self.stop_at \
                     else self.secrets.origin_verify(item)
@@ -258,7 +252,7 @@ class Stack:
         self.changeable(item)
 
         if kind.anew and item.differs:
-            for name in OUTPUTS.get(item.label, {}):
+            for name in OUTPUTS.get(item.file.key, {}):
                 self.parameters[name] = PENDING
 
     def owned(self, item):
@@ -389,7 +383,7 @@ class Stack:
     def change(self, item):
         # what was pending is known by now
         item.wanted = self.render(item)
-        if item.label in VALUES and item.found is None:
+        if item.file.key in VALUES and item.found is None:
             item.wanted['SecretString'] = self.secrets.value(item)
         try:
             if item.found is None:
@@ -401,7 +395,7 @@ class Stack:
                 raise
             raise Problem(str(problem), item.file.name,
                           kinds.key_in(str(problem), item.wanted)) from None
-        if OUTPUTS.get(item.label):
+        if OUTPUTS.get(item.file.key):
             self.hand_on(item, item.found)
 
     def create(self, item):
@@ -414,7 +408,7 @@ class Stack:
             item, item.wanted, self.marks))
         item.found = kinds.follow(answer, kind.made) if kind.made else answer
 
-        if OUTPUTS.get(item.label) and kind.made is None:
+        if OUTPUTS.get(item.file.key) and kind.made is None:
             end = time.monotonic() + APPEARS
             while True:
                 item.found = self.find(item)

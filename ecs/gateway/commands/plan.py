@@ -8,7 +8,7 @@ A line for each resource: + is made, ~ is changed, with the keys that differ,
 
 import pathlib
 
-from gateway import report, service
+from gateway import checker, report, service
 from gateway.aws import Aws
 from gateway.stack import Stack
 
@@ -23,8 +23,6 @@ def add_arguments(parser):
                         'a file')
     parser.add_argument('--all', action='store_true',
                         help='show what stays, too')
-
-
     parser.add_argument('--outputs', metavar='FILE', type=pathlib.Path,
                         help='write what the files make, as NAME=VALUE: for '
                         'ecspresso, and for the bundle in ecs/umami')
@@ -45,6 +43,7 @@ def write_outputs(stack, args):
 
 
 def look(args):
+    checker.good(args)
     stack = Stack(Aws(args.parameters), args.bundle, args.variant,
                   args.parameters, args.generate_secrets)
     if args.distribution:
