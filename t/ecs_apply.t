@@ -99,7 +99,8 @@ $aws->calls();
 is(ctl(\%secrets, 'apply', '--yes', @generate), 1, 'an error half-way');
 is($err, "gatewayctl: 40-elbv2.create-target-group.gateway.json: "
     . "HealthCheckPath: aws elbv2 create-target-group: TooManyTargetGroups: "
-    . "The limit on HealthCheckPath is reached\n", 'the file and the key');
+    . "The limit on HealthCheckPath is reached; mend that and run it again, it "
+    . "goes on where it stopped\n", 'the file and the key');
 
 my @made = $aws->changes();
 is((grep { $_ eq 'CreateRole' } @made), 3, 'what was before it is made');

@@ -69,6 +69,8 @@ class Parameters(dict):
                 lines = pathlib.Path(name).read_text().splitlines()
             except OSError as error:
                 raise Problem(error.strerror, name) from None
+            except ValueError:
+                raise Problem('is no text in UTF-8', name) from None
             for number, line in enumerate(lines, 1):
                 line = line.strip()
                 if not line or line.startswith('#'):
@@ -76,6 +78,9 @@ class Parameters(dict):
                 key, equals, value = line.partition('=')
                 if not equals or not re.fullmatch('[A-Z][A-Z0-9_]*', key):
                     raise Problem('is not NAME=VALUE', name, f'line {number}')
+                if len(value) > 1 and value[0] == value[-1] and value[0] in '"\'':
+                    raise Problem('is in quotes: they would be a part of the '
+                                  'value, take them away', name, key)
                 self[key] = value
         self.update(environ)
         return self

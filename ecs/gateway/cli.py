@@ -50,6 +50,16 @@ def main(argv=None):
         args.parameters = Parameters.read(args.env, os.environ)
         return args.run(args)
 
+    except KeyboardInterrupt:
+        print('gatewayctl: interrupted: run it again, it goes on where it '
+              'stopped', file=sys.stderr)
+        return 130
+
+    except OSError as error:
+        print(f'gatewayctl: {error.filename or "files"}: {error.strerror}: '
+              'see to it, and run this again', file=sys.stderr)
+        return 1
+
     except Problem as problem:
         print(f'gatewayctl: {problem}', file=sys.stderr)
         return 1

@@ -71,10 +71,13 @@ class Secrets:
         try:
             values = json.loads(text)
             value = values['ORIGIN_VERIFY']
+            if not isinstance(value, str):
+                raise ValueError
         except (ValueError, KeyError, TypeError):
             raise Problem('the secret has no JSON with this key: add it in '
                           'Secrets Manager', item.file.name,
                           'ORIGIN_VERIFY') from None
-        self.aws.hidden.update(v for v in values.values() if len(v) > 3)
+        self.aws.hidden.update(v for v in map(str, values.values())
+                               if len(v) > 3)
         self.good(item, value)
         return value

@@ -10,7 +10,7 @@ import shlex
 import time
 
 from gateway import bundle, compare, kinds, special
-from gateway.aws import Failure, at_once
+from gateway.aws import Aws, Failure, at_once
 from gateway.bundle import ECSPRESSO, Problem, TEMPLATE
 from gateway.links import HIDDEN, OUTPUTS, VALUES
 from gateway.secrets import Secrets
@@ -57,8 +57,11 @@ class Item:
 
 class Stack:
 
-    def __init__(self, aws, folder, variants, parameters, generate=False):
-        self.aws, self.folder, self.variants = aws, folder, variants
+    def __init__(self, args, generate=False):
+        parameters = args.parameters
+        self.aws = aws = Aws(parameters)
+        folder, variants = args.bundle, args.variant
+        self.folder, self.variants = folder, variants
         self.service = service_name(folder)
         # further tags of a new revision; files that are not to be done yet
         self.marks, self.stop_at = {}, {}
@@ -83,6 +86,8 @@ class Stack:
         for name in HIDDEN:
             if len(parameters.get(name, '')) > 3:
                 aws.hidden.add(parameters[name])
+
+        self.right_account()
 
     def leave_out(self, operation):
         self.items = [item for item in self.items
@@ -127,7 +132,6 @@ class Stack:
         """What is there, as many questions at once as may be."""
         left = list(self.items)
         done = set()
-        self.right_account()
 
         while left:
             ready = [item for item in left if self.needs(item) <= done
@@ -141,11 +145,16 @@ class Stack:
         return self.items
 
     def right_account(self):
-        account = self.aws.call('sts', 'get-caller-identity')['Account']
+        """Names are the same in all accounts, and so would be mistakes."""
         wanted = self.parameters.get('AWS_ACCOUNT_ID')
+        if not wanted:
+            raise Problem('is not set: it is to be that of "aws sts '
+                          'get-caller-identity"', 'AWS_ACCOUNT_ID')
+        account = self.aws.call('sts', 'get-caller-identity').get('Account')
         if account != wanted:
             raise Problem(f'is {wanted}, and the aws command is logged in to '
-                          f'{account}', 'AWS_ACCOUNT_ID')
+                          f'{account}: change the one or the other',
+                          'AWS_ACCOUNT_ID')
 
     def outputs(self):
         """What files make and others need, without the secret of it."""
@@ -356,19 +365,13 @@ class Stack:
 
         "tell" is given each item before it is changed.
         """
-        undone = []
         changes = 0
 
         for _, group in itertools.groupby(self.items, lambda item: (
                 item.operation, item.file.name in ECSPRESSO)):
             group = list(group)
-            for item in group:
-                if item.state == SHARED and item.operation in BLOCKING:
-                    undone.append(item.file.name)
-                if item.operation == 'ecs.create-service' and undone:
-                    raise Problem('is not made before these are done by hand, '
-                                  'as "plan" says: ' + ', '.join(undone),
-                                  item.file.name)
+            if group[0].operation == 'ecs.create-service':
+                self.not_before()
 
             todo = [item for item in group if item.state in (NEW, CHANGE)]
             for item in todo:
@@ -379,6 +382,15 @@ class Stack:
             changes += len(todo)
 
         return changes
+
+    def not_before(self):
+        """What others have to do comes before the service."""
+        undone = [item.file.name for item in self.items
+                  if item.state == SHARED and item.operation in BLOCKING]
+        if undone:
+            raise Problem('is not made before these are done by hand, as '
+                          '"plan" says: ' + ', '.join(undone),
+                          'ecs-service-def.json')
 
     def change(self, item):
         # what was pending is known by now

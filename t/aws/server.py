@@ -26,6 +26,8 @@ from moto.moto_server.werkzeug_app import (DomainDispatcherApplication,
                                            create_backend_app)
 from werkzeug.serving import run_simple
 
+READS = re.compile('Describe|List|Get|GET ')
+
 ECS = 'AmazonEC2ContainerServiceV20141113.'
 
 POLICY = re.compile(r'/2020-05-31/((?:cache|origin-request|response-headers)'
@@ -47,6 +49,7 @@ class Server:
         self.services = {}      # name: what it was made of
         self.tags = {}          # ARN: tags
         self.tasks = {}         # ARN: what it ends with
+        self.at, self.changes = None, 0
 
     def control(self):
         try:
@@ -65,10 +68,13 @@ class Server:
 
         with self.lock:
             self.record.write(json.dumps([service, operation, wanted]) + '\n')
-            answer = (self.failure(service, operation)
+            failure = self.failure(service, operation)
+            lost = self.lost(service, operation)
+            answer = (failure
                       or self.answer(environ, operation, wanted, body))
         if answer is None:
             answer = self.ask_moto(environ, operation, wanted)
+        answer = lost or answer
 
         status, headers, text = answer
         start_response(status, [*headers, ('Content-Length', str(len(text)))])
@@ -86,11 +92,22 @@ class Server:
         return (environ['REQUEST_METHOD'] + ' ' + environ['PATH_INFO'],
                 body.decode('utf-8', 'replace'))
 
+    def lost(self, service, operation):
+        """Another answer to what was done: the "lost"th change from now."""
+        at = self.control().get('lost')
+        if not at or READS.match(operation):
+            return None
+        self.changes = self.changes + 1 if at == self.at else 1
+        self.at = at
+        if self.changes != at[0]:
+            return None
+        return self.error(service, 'InternalFailure', 'nobody knows')
+
     def failure(self, service, operation):
         failure = self.control().get('fail', {}).get(operation)
-        if not failure:
-            return None
-        code, text = failure
+        return self.error(service, *failure) if failure else None
+
+    def error(self, service, code, text):
         if service in XML_SERVICES:
             return '400 Bad Request', [('Content-Type', 'text/xml')], (
                 f'<ErrorResponse><Error><Code>{code}</Code><Message>{text}'

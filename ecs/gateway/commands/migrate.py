@@ -7,7 +7,6 @@ A snapshot is made first.  While another version of Umami runs, use
 """
 
 from gateway import checker, migration, service
-from gateway.aws import Aws
 from gateway.bundle import Problem
 from gateway.stack import Stack
 
@@ -25,8 +24,7 @@ def add_arguments(parser):
 
 def run(args):
     checker.good(args)
-    stack = Stack(Aws(args.parameters), args.bundle, args.variant,
-                  args.parameters)
+    stack = Stack(args)
     found, image = prepared(stack)
     running = service.describe(stack)
 

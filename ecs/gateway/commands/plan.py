@@ -9,7 +9,6 @@ A line for each resource: + is made, ~ is changed, with the keys that differ,
 import pathlib
 
 from gateway import checker, report, service
-from gateway.aws import Aws
 from gateway.stack import Stack
 
 
@@ -44,8 +43,7 @@ def write_outputs(stack, args):
 
 def look(args):
     checker.good(args)
-    stack = Stack(Aws(args.parameters), args.bundle, args.variant,
-                  args.parameters, args.generate_secrets)
+    stack = Stack(args, args.generate_secrets)
     if args.distribution:
         stack.leave_out('cloudfront.create-distribution-with-tags')
     stack.look()
