@@ -92,14 +92,15 @@ def refuse_migration(stack):
         'this again', item.file.name, 'containerDefinitions[umami].image')
 
 
-def wait(stack, seconds):
-    """Until the service has what it wants, or its deployment has failed."""
+def wait(stack, seconds, wanted=None):
+    """Until the service runs what it is to run, or that has failed."""
     end = time.monotonic() + seconds
-    said = wanted = None
+    said = None
 
     while True:
         service = must_describe(stack)
-        wanted = wanted or service['taskDefinition']
+        runs = service['taskDefinition'].split('/')[-1]
+        wanted = (wanted or runs).split('/')[-1]
         first = next((d for d in service['deployments']
                       if d['status'] == 'PRIMARY'), {})
         text = (f'{service["runningCount"]} of {service["desiredCount"]} '
@@ -111,12 +112,12 @@ def wait(stack, seconds):
 
         # the old tasks have a deployment of their own once it has failed
         if first.get('rolloutState') == 'FAILED' \
-                or service['taskDefinition'] != wanted:
+                or runs != wanted:
             raise Problem('the deployment has failed, and the tasks from '
                           'before are put back'
                           + ''.join(f': {why}' for why in stopped(stack))
                           + '. See "gatewayctl status", mend it, and run this '
-                          'again', short(wanted))
+                          'again', wanted)
         if (service['runningCount'] == service['desiredCount']
                 and len(service['deployments']) == 1
                 and first.get('rolloutState', 'COMPLETED') == 'COMPLETED'):

@@ -8,8 +8,9 @@ that run and end.  usage: server.py PORT RECORD CONTROL
 
 RECORD gets a line of JSON for each call: its service, operation and input.
 CONTROL is a file of JSON that a test may write at any time: "fail" has errors
-by operation, [code, text]; "task" what a task that is run ends with, "exit" and
-"log".
+by operation, [code, text]; "lost", [n, anything], loses the answer to the nth
+change from then on; "task" what a task that is run ends with, "exit" and "log";
+"running" and "stopped" have tasks; "instead" is what a service is told to run.
 """
 
 import io
@@ -152,6 +153,9 @@ class Server:
                                'runningCount': service['desiredCount'],
                                'taskDefinition': service['taskDefinition']}
             del service['deployments'][1:]
+        # as the circuit breaker does it
+        service['taskDefinition'] = self.control().get(
+            'instead', service['taskDefinition'])
 
     def answer(self, environ, operation, wanted, body):
         path = POLICY.match(environ['PATH_INFO'])
@@ -291,12 +295,15 @@ class Server:
         return as_json({'tasks': [self.task(arn, 'PENDING')], 'failures': []})
 
     def do_DescribeTasks(self, wanted):
-        return as_json({'tasks': [self.task(arn, 'STOPPED')
-                                  for arn in wanted['tasks']
-                                  if arn in self.tasks], 'failures': []})
+        return as_json({'tasks': self.control().get('stopped') or [
+            self.task(arn, 'STOPPED') for arn in wanted['tasks']
+            if arn in self.tasks], 'failures': []})
 
     def do_ListTasks(self, wanted):
-        return as_json({'taskArns': []})
+        found = self.control().get('stopped', ()) \
+            if wanted['desiredStatus'] == 'STOPPED' \
+            else self.control().get('running', ())
+        return as_json({'taskArns': [task['taskArn'] for task in found]})
 
     def do_GetLogEvents(self, wanted):
         for arn, task in self.tasks.items():

@@ -47,7 +47,7 @@ def run(args):
         'cluster': stack.parameters['ECS_CLUSTER'], 'service': stack.service,
         'taskDefinition': f'{family}:{target}'})
     if args.wait:
-        service.wait(stack, args.wait)
+        service.wait(stack, args.wait, definition['taskDefinitionArn'])
     print(f'{family}:{target} is deployed. The parameters still say the other '
           'one: put them back, or the next "apply" deploys it again.')
 

@@ -87,7 +87,7 @@ def stopped(stack, args, found, image, count):
                           ) from None
         raise
 
-    start(stack, count, args.wait)
+    start(stack, count, args.wait, stack.parameters['TASK_DEFINITION_ARN'])
 
     return 0
 
@@ -119,7 +119,7 @@ def stop(stack):
     service.wait(stack, 600)
 
 
-def start(stack, count, seconds):
+def start(stack, count, seconds, definition=None):
     set_count(stack, count)
     scaling(stack, False)
-    service.wait(stack, seconds)
+    service.wait(stack, seconds, definition)
