@@ -19,7 +19,7 @@ use Test::Umami::Aws;
 my $t = Test::Umami->new();
 my $aws = Test::Umami::Aws->new($t);
 
-$t->plan(46);
+$t->plan(47);
 
 my %secrets = (env => {
     DATABASE_URL => 'postgresql://umami:kept-private-1@db/umami',
@@ -113,6 +113,7 @@ is((grep { $_ eq 'CreateRole' } $aws->changes()), 0,
     'what was there is not made');
 like($err, qr/^gatewayctl: ecs-task-def\.json: .*umami.*gatewayctl migrate/,
     'until the database is to be migrated');
+like($out, qr/elbv2 create-rule .*:targetgroup/, 'what others do is known');
 is(ctl('migrate', '--yes', '--no-snapshot'), 0, 'migrated') or diag($err);
 
 is(ctl('apply', '--yes'), 1, 'a rule of a listener that others made');

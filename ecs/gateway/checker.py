@@ -21,7 +21,8 @@ BUNDLE = pathlib.Path(__file__).resolve().parent.parent
 class Lenient(Parameters):
     """Goes on after a parameter that is not set.
 
-    What a file makes has the value of the example until it is made.
+    What a file makes has the value of the example until it is made, in the
+    region and the account that are given.
     """
 
     def __init__(self, parameters, files):
@@ -31,10 +32,13 @@ class Lenient(Parameters):
         for file in {path.name for path in BUNDLE.glob('*.json')} \
                 | {file.name for file in files}:
             names.update(OUTPUTS.get(key_of(file), ()))
-        for name, value in Parameters.read([BUNDLE / 'example.env'],
-                                           {}).items():
-            if name in names and not self.get(name):
-                self[name] = value
+        example = Parameters.read([BUNDLE / 'example.env'], {})
+        for name in names & set(example):
+            if self.get(name) in (None, '', example[name]):
+                self[name] = example[name]
+                for own in 'AWS_REGION', 'AWS_ACCOUNT_ID':
+                    self[name] = self[name].replace(
+                        example[own], self.get(own) or example[own])
 
     def _one(self, match, file, key):
         try:

@@ -481,7 +481,7 @@ class Stack:
         update = item.kind.updates[0] if item.found and item.kind.updates \
             else None
         operation = update.operation if update else item.file.operation
-        wanted = item.wanted
+        wanted = self.render(item)
         if update:
             wanted = {name: value for name, value in wanted.items()
                       if not update.keys or name in update.keys}
@@ -492,6 +492,8 @@ class Stack:
             wanted = {'GroupId': wanted['GroupId'],
                       'IpPermissions': list(todo.values())}
         text = self.aws.hide(json.dumps(wanted))
+        if PENDING in text:
+            return 'aws ... (known after apply: run "plan" then)'
         return (f'aws {item.file.service} {operation} --cli-input-json '
                 + shlex.quote(text))
 
