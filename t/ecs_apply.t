@@ -19,7 +19,7 @@ use Test::Umami::Aws;
 my $t = Test::Umami->new();
 my $aws = Test::Umami::Aws->new($t);
 
-$t->plan(44);
+$t->plan(47);
 
 my %secrets = (env => {
     DATABASE_URL => 'postgresql://umami:kept-private-1@db/umami',
@@ -33,6 +33,24 @@ sub ctl {
     push @said, $out, $err;
     return $rc;
 }
+
+# A mistake is told before anything is asked or done.
+
+my $mistaken = $aws->bundle('mistaken', qr/./, 'ecs-service-def.json' => sub {
+    $_[0]{healthCheckGracePeriodSeconds} = 30 });
+my @told;
+
+$aws->calls();
+
+for my $command ([ 'plan' ], [ 'apply', '--yes' ], [ 'migrate', '--yes' ],
+    [ 'upgrade-umami', '--yes' ])
+{
+    push @told, $command->[0] if ctl({ %secrets, bundle => $mistaken },
+        @$command) == 1 && $err =~ /^gatewayctl: ecs-service-def\.json: health\w+Seconds: is 30: .*\n\z/;
+}
+
+is("@told", 'plan apply migrate upgrade-umami', 'a mistake of the bundle');
+is_deeply([$aws->calls()], [], 'a mistake: AWS is not called');
 
 # Nothing is there, and nothing is made without --yes.
 
@@ -81,7 +99,8 @@ $aws->calls();
 is(ctl(\%secrets, 'apply', '--yes', @generate), 1, 'an error half-way');
 is($err, "gatewayctl: 40-elbv2.create-target-group.gateway.json: "
     . "HealthCheckPath: aws elbv2 create-target-group: TooManyTargetGroups: "
-    . "The limit on HealthCheckPath is reached\n", 'the file and the key');
+    . "The limit on HealthCheckPath is reached; mend that and run it again, it "
+    . "goes on where it stopped\n", 'the file and the key');
 
 my @made = $aws->changes();
 is((grep { $_ eq 'CreateRole' } @made), 3, 'what was before it is made');
@@ -94,6 +113,7 @@ is((grep { $_ eq 'CreateRole' } $aws->changes()), 0,
     'what was there is not made');
 like($err, qr/^gatewayctl: ecs-task-def\.json: .*umami.*gatewayctl migrate/,
     'until the database is to be migrated');
+like($out, qr/elbv2 create-rule .*:targetgroup/, 'what others do is known');
 is(ctl('migrate', '--yes', '--no-snapshot'), 0, 'migrated') or diag($err);
 
 is(ctl('apply', '--yes'), 1, 'a rule of a listener that others made');
@@ -197,9 +217,9 @@ my $changed = $aws->bundle('changed', qr/./,
     '11-logs.put-retention-policy.umami.json' => sub {
         $_[0]{retentionInDays} = 90 },
     '21-iam.put-role-policy.task.json' => sub {
-        $_[0]{PolicyDocument} =~ s/"ssmmessages:OpenDataChannel"/"ssm:*"/ },
+        $_[0]{PolicyDocument} =~ s/"Exec"/"Channels"/ },
     '40-elbv2.create-target-group.gateway.json' => sub {
-        $_[0]{UnhealthyThresholdCount} = 4 },
+        $_[0]{HealthyThresholdCount} = 3 },
     '62-cloudwatch.put-metric-alarm.cpu.json' => sub {
         $_[0]{Threshold} = 90 },
     '92-cloudfront.create-distribution-with-tags.json' => sub {
@@ -216,7 +236,7 @@ is(ctl(\%changed, 'apply', '--yes'), 0, 'other values are applied')
 my %found = map { $_ => index($out, $_) >= 0 } (
     "~ 11-logs.put-retention-policy.umami.json\n    retentionInDays: 30 -> 90",
     "~ 21-iam.put-role-policy.task.json\n    PolicyDocument.Statement",
-    "    UnhealthyThresholdCount: 3 -> 4", "    Threshold: 85.0 -> 90",
+    "    HealthyThresholdCount: 2 -> 3", "    Threshold: 85.0 -> 90",
     "    HttpVersion: http2and3 -> http2",
     'environment[VISITOR_RATE].value: 60r/m -> 30r/m',
     "    healthCheckGracePeriodSeconds: 120 -> 150",
@@ -231,9 +251,10 @@ is_deeply([$aws->changes()], [], 'they are there') or diag($out);
 # What cannot be changed.
 
 is(ctl({ bundle => $aws->bundle('fixed', qr/./,
-    '40-elbv2.create-target-group.gateway.json' => sub {
-        $_[0]{Port} = 8081 }) }, 'apply', '--yes'), 1, 'a fixed value');
-like($err, qr/40-elbv2\.create-target-group\.gateway\.json: Port: cannot be/,
+    '12-ecr.create-repository.umami.json' => sub {
+        $_[0]{encryptionConfiguration}{encryptionType} = 'KMS' }) },
+    'apply', '--yes'), 1, 'a fixed value');
+like($err, qr/12-ecr\.\S+umami\.json: encryptionConfiguration\S*: cannot be/,
     'the file and the key');
 
 # What is said in a night.

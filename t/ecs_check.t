@@ -63,6 +63,24 @@ is($?, 0, 'and Umami beside it') or diag($said);
     is($?, 0, 'before anything is made') or diag($said);
 }
 
+# in another region and account, with what is made as it is in the example
+
+{
+    my $dir = File::Temp->newdir();
+    my ($given, $made) = file('../ecs/example.env')
+        =~ /\A(.*)(^# What the bundle makes.*)\z/ms;
+    $given =~ s/eu-central-1/eu-west-1/g;
+    $given =~ s/123456789012/210987654321/g;
+    open my $out, '>', "$dir/env" or die "env: $!";
+    print $out $given, $made;
+    close $out;
+    for my $variant ('', map { m{([^/]+)/?$} } glob "$ecs/variants/*/") {
+        my $said = `$ecs/gatewayctl --env $dir/env @{[ $variant
+            && "--variant $variant" ]} check 2>&1`;
+        is($?, 0, "in another region $variant") or diag($said);
+    }
+}
+
 # the list
 
 my @rows;

@@ -19,14 +19,14 @@ use Test::Umami::Aws;
 my $t = Test::Umami->new();
 my $aws = Test::Umami::Aws->new($t);
 
-$t->plan(39);
+$t->plan(50);
 
 my %secrets = (
     DATABASE_URL => 'postgresql://umami:private@db/umami',
     MIGRATE_DATABASE_URL => 'postgresql://umami_migrate:private@db/umami',
 );
 my %opt = (env => \%secrets, bundle => $aws->bundle('small', qr/^(?:
-    10-logs.create-log-group.migrate|14-.*(?:gateway|migrate|umami)
+    1[01]-|14-.*(?:gateway|migrate|umami)
     |30-|40-|7[01]-|95-|ecs-).*\.json/x));
 my ($rc, $out, $err);
 my $umami = $aws->{parameters}{UMAMI_IMAGE};
@@ -100,6 +100,24 @@ is($run->[2]{networkConfiguration}{awsvpcConfiguration}{assignPublicIp},
 
 is(ctl('apply', '--yes'), 0, 'the service is made') or diag($err);
 
+# What is in the way of a migration.
+
+ends(0, '', running => [ { taskArn => 'arn:aws:ecs:::task/one' } ]);
+ctl('migrate', '--yes', '--no-snapshot');
+like($err, qr/^gatewayctl: umami-gateway-migrate: .* runs already: arn:\S+one; /,
+    'another one runs');
+
+$aws->aws(qw/ rds create-db-cluster --db-cluster-identifier other --engine
+    aurora-postgresql --master-username admin --master-user-password notused1 /);
+$aws->aws(qw/ rds create-db-cluster-snapshot --db-cluster-identifier other
+    --db-cluster-snapshot-identifier taken /);
+ends(0, '');
+$aws->calls();
+ctl('migrate', '--yes', '--snapshot', 'taken');
+like($err, qr/^gatewayctl: snapshot taken: is of other: give another name$/,
+    'a snapshot of another cluster');
+is((grep { $_ eq 'RunTask' } $aws->changes()), 0, 'nothing was run');
+
 # A gateway, and back.
 
 ctl('rollback');
@@ -111,13 +129,38 @@ $aws->set(GATEWAY_IMAGE => $gateway =~ s/1\.0\.0/1.1.0/r);
 is(ctl('apply', '--yes'), 0, 'another gateway');
 is(running(), 'umami-gateway:2', 'is deployed');
 
+# Its task does not start: the circuit breaker puts the old one back.
+
+my $one = $aws->aws(qw/ ecs describe-task-definition --task-definition
+    umami-gateway:1 /)->{taskDefinition}{taskDefinitionArn};
+my $two = $one =~ s/1$/2/r;
+$aws->set(VISITOR_RATE => '30r/m');
+$aws->control({ instead => $one, stopped => [ { taskArn => 'arn:aws:ecs:::task/x',
+    stoppedReason => 'Essential container in task exited', containers => [
+    { name => 'gateway', exitCode => 1 } ] } ] });
+is(ctl('apply', '--yes'), 1, 'a deployment that fails');
+like($err, qr/^gatewayctl: \S*umami-gateway:3: the deployment has failed, .* put back: Essential container in task exited: gateway exit code 1\. See /,
+    'is told, and why');
+$aws->control({});
+$aws->set(VISITOR_RATE => '60r/m');
+$aws->aws(qw/ ecs update-service --cluster production --service umami-gateway
+    --task-definition /, $two);
+$aws->aws(qw/ ecs deregister-task-definition --task-definition
+    umami-gateway:3 /);
+
 is(ctl('rollback'), 0, 'a dry run');
 is(running(), 'umami-gateway:2', 'changes nothing');
-is(ctl('rollback', '--yes'), 0, 'rollback');
+is(ctl('rollback', '--yes'), 0, 'rollback') or diag($err);
 is(running(), 'umami-gateway:1', 'goes to the one before');
 like($out, qr{gateway: .*:1\.1\.0\@\w+ -> .*:1\.0\.0\@}, 'and says what it is');
 
 # Another Umami.
+
+# Nothing to be done for it.
+
+is(ctl('upgrade-umami', '--yes'), 0, 'no other Umami');
+like($out, qr/umami:3\.1\.0\S+ is deployed, and has migrated the database\.$/m,
+    'is told');
 
 $aws->set(GATEWAY_IMAGE => $gateway, UMAMI_IMAGE => $umami =~ s/3\.1/3.2/r);
 ctl('apply', '--yes');
@@ -125,6 +168,15 @@ like($err, qr/gatewayctl upgrade-umami --yes/, 'is not deployed by apply');
 ctl('migrate', '--yes', '--no-snapshot');
 like($err, qr/runs on this database: use "upgrade-umami"/,
     'and nothing migrates beside the old one');
+
+# Tasks are not stopped that could not be started again.
+
+$aws->calls();
+ctl('--bundle', $aws->bundle('more', qr/^(?:1[014]-|30-|40-|7[01]-|95-|ecs-)/),
+    'upgrade-umami', '--yes', '--no-snapshot');
+like($err, qr/^gatewayctl: 14-\S+admin\.json: ADMIN_PASSWORD: .* is not set: /,
+    'a secret without a value');
+is_deeply([counts()], [], 'no task is stopped for that');
 
 ends(1, $failed);
 $aws->calls();
@@ -135,6 +187,12 @@ like($out, qr/Nothing was migrated: the old tasks/, 'and that is said');
 ends(1, "Applying migration `14_x`\nApplying migration `15_y`\nError: P3018");
 is(ctl('upgrade-umami', '--yes', '--no-snapshot'), 1, 'half a migration');
 is_deeply([counts()], [ 0 ], 'the old tasks stay away');
+like($err, qr/^gatewayctl: .*The tasks are stopped and stay so.*\n\z/,
+    'and that is said too');
+
+like($aws->aws(qw{ logs list-tags-log-group --log-group-name
+    /ecs/umami-gateway/migrate })->{tags}{UmamiSchema}, qr/^begun /,
+    'nobody knows what the database is at');
 
 ends(0, 'Applying migration `15_y`');
 is(ctl('upgrade-umami', '--yes'), 0, 'it is run again') or diag($err);

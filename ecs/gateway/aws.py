@@ -21,32 +21,34 @@ SECONDS = 120
 ERROR = re.compile(r'An error occurred \((\S+?)\) when calling the (\w+) '
                    r'operation(?: \(.*?\))?: (.*)', re.S)
 
-ADVICE = {
-    'AccessDenied': 'the role that runs this needs that permission',
-    'AccessDeniedException': 'the role that runs this needs that permission',
-    'UnauthorizedOperation': 'the role that runs this needs that permission',
-    'ExpiredToken': 'log in to AWS again',
-    'ExpiredTokenException': 'log in to AWS again',
-    'InvalidClientTokenId': 'see "aws sts get-caller-identity"',
-    'UnrecognizedClientException': 'see "aws sts get-caller-identity"',
-    'ThrottlingException': 'run it again, it goes on where it stopped',
-    'Throttling': 'run it again, it goes on where it stopped',
-    'ServiceNotActiveException': 'the service is deleted or draining: wait '
-                                 'until it is gone, and run it again',
-    'ClusterNotFoundException': 'ECS_CLUSTER has to name your cluster',
-    'PriorityInUse': 'another rule has this priority: choose one that is free',
-    'InvalidParameterCombination': 'see the file that is named',
-    'PreconditionFailed': 'it was changed meanwhile: run it again',
-    'InvalidIfMatchVersion': 'it was changed meanwhile: run it again',
-}
+# by the beginning of an error's code, or a part of it
+ADVICE = (
+    ('AccessDenied|Unauthorized', 'the role that runs this needs that '
+     'permission'),
+    ('ExpiredToken|RequestExpired', 'log in to AWS again'),
+    ('InvalidClientToken|UnrecognizedClient|Credentials',
+     'log in to AWS, and see "aws sts get-caller-identity"'),
+    ('ServiceNotActive', 'the service is deleted or draining: wait until it '
+     'is gone, and run it again'),
+    ('ClusterNotFound', 'ECS_CLUSTER has to name your cluster'),
+    ('PriorityInUse', 'another rule has this priority: choose one that is '
+     'free'),
+    ('PreconditionFailed|InvalidIfMatch|.*Exists|.*Duplicate',
+     'it was changed or made meanwhile: run it again'),
+    ('', 'mend that and run it again, it goes on where it stopped'),
+)
+
+# of what a command says, enough for one line
+LONGEST = 600
 
 
 class Failure(Problem):
     """An error that AWS has answered, or none of its answers at all."""
 
     def __init__(self, service, operation, code, text):
-        advice = ADVICE.get(code)
-        super().__init__(f'{code}: {text}' + (f'; {advice}' if advice else ''),
+        advice = next(advice for pattern, advice in ADVICE
+                      if re.match(pattern, code))
+        super().__init__(f'{code}: {text.rstrip(".")[:LONGEST]}; {advice}',
                          f'aws {service} {operation}')
         self.code = code
 
@@ -82,21 +84,29 @@ class Aws:
         if done.returncode:
             raise self.failure(service, operation, done.stderr)
 
-        return json.loads(done.stdout) if done.stdout.strip() else {}
+        # some that find nothing say nothing
+        try:
+            answer = json.loads(done.stdout.strip() or '{}')
+        except ValueError:
+            answer = None
+        if not isinstance(answer, dict):
+            raise Failure(service, operation, 'no JSON',
+                          'the command has answered with something else')
+        return answer
 
     def run(self, command, service, operation, seconds):
         try:
             return subprocess.run(
                 command, stdin=subprocess.DEVNULL, capture_output=True,
-                text=True, timeout=seconds, env=os.environ | {
+                text=True, errors='replace', timeout=seconds, env=os.environ | {
                     'AWS_PAGER': '', 'AWS_CLI_AUTO_PROMPT': 'off'})
         except FileNotFoundError:
             raise Problem('the aws command is not here: install it, see '
                           'https://aws.amazon.com/cli/') from None
         except subprocess.TimeoutExpired:
             raise Failure(service, operation, 'Timeout', 'no answer in '
-                          f'{seconds} s; it may have been done: run it again, '
-                          'what is there already is not made twice') from None
+                          f'{seconds} s; it may have been done, and is not '
+                          'done twice') from None
 
     def failure(self, service, operation, said):
         said = self.hide(said.strip())
@@ -107,11 +117,16 @@ class Aws:
                            ' '.join(match.group(3).split()))
 
         # of the several lines of "Parameter validation failed", all tell
-        return Failure(service, operation, 'not sent', ' '.join(said.split()))
+        said = ' '.join(said.split()) or 'the command has failed silently'
+        code = 'Credentials' if 'credential' in said.lower() else 'not sent'
+        return Failure(service, operation, code, said)
 
     def hide(self, text):
-        for value in self.hidden:
-            text = text.replace(value, '***')
+        # within JSON, and within JSON that is a string of JSON
+        for value in sorted(self.hidden, key=len, reverse=True):
+            for _ in range(3):
+                text = text.replace(value, '***')
+                value = json.dumps(value)[1:-1]
         return text
 
 

@@ -4,8 +4,8 @@
 
 A file is NN-SERVICE.OPERATION[.LABEL].json, the input of "aws SERVICE
 OPERATION", or one of the two that ecspresso names.  Parameters are written as
-ecspresso does, {{ must_env `NAME` }} and {{ env `NAME` `default` }}, and are put
-in after the JSON was read, so that no value has to be quoted.
+ecspresso does, {{ must_env `NAME` }} and {{ env `NAME` `default` }}, and are
+put in after the JSON was read, so that no value has to be quoted.
 """
 
 import dataclasses
@@ -51,6 +51,13 @@ class Problem(Exception):
         self.text, self.file, self.key = text, file, key
 
 
+class Problems(Exception):
+    """Several of them, and in how many files."""
+
+    def __init__(self, problems, files):
+        self.problems, self.files = problems, files
+
+
 class Parameters(dict):
     """NAME to value."""
 
@@ -62,6 +69,8 @@ class Parameters(dict):
                 lines = pathlib.Path(name).read_text().splitlines()
             except OSError as error:
                 raise Problem(error.strerror, name) from None
+            except ValueError:
+                raise Problem('is no text in UTF-8', name) from None
             for number, line in enumerate(lines, 1):
                 line = line.strip()
                 if not line or line.startswith('#'):
@@ -69,6 +78,9 @@ class Parameters(dict):
                 key, equals, value = line.partition('=')
                 if not equals or not re.fullmatch('[A-Z][A-Z0-9_]*', key):
                     raise Problem('is not NAME=VALUE', name, f'line {number}')
+                if len(value) > 1 and value[0] == value[-1] and value[0] in '"\'':
+                    raise Problem('is in quotes: they would be a part of the '
+                                  'value, take them away', name, key)
                 self[key] = value
         self.update(environ)
         return self
@@ -105,8 +117,17 @@ class File:
     def name(self):
         return self.path.name
 
+    @property
+    def key(self):
+        """The name without its number, as in the tables of gateway.links."""
+        return key_of(self.name)
+
     def render(self, parameters):
         return parameters.render(self.template, self.name)
+
+
+def key_of(name):
+    return re.sub(r'^\d\d-|\.json$', '', name)
 
 
 def load(folder, variants=()):

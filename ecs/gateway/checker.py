@@ -4,15 +4,16 @@
 
 import pathlib
 import re
+import sys
 
-from gateway import (rules_account, rules_cloudfront,    # noqa: F401
-                     rules_network, rules_rights, rules_secrets,
-                     rules_service, rules_task, rules_values, rules_watch)
-from gateway.bundle import Parameters, Problem
+from gateway import (bundle, models, rules_account,     # noqa: F401
+                     rules_cloudfront, rules_network, rules_rights,
+                     rules_secrets, rules_service, rules_task, rules_values,
+                     rules_watch)
+from gateway.bundle import Parameters, Problem, Problems, key_of
+from gateway.links import OUTPUTS
 from gateway.rules_secrets import SECRET
-from gateway.template import GIVEN, key_of
 from gateway.view import RULES, Doc, View
-
 
 BUNDLE = pathlib.Path(__file__).resolve().parent.parent
 
@@ -20,19 +21,24 @@ BUNDLE = pathlib.Path(__file__).resolve().parent.parent
 class Lenient(Parameters):
     """Goes on after a parameter that is not set.
 
-    What a file makes has the value of the example until it is made.
+    What a file makes has the value of the example until it is made, in the
+    region and the account that are given.
     """
 
     def __init__(self, parameters, files):
         super().__init__(parameters)
         self.problems = []
-        made = {key_of(path.name) for path in BUNDLE.glob('*.json')} \
-            | {key_of(file.name) for file in files}
-        for name, value in Parameters.read([BUNDLE / 'example.env'],
-                                           {}).items():
-            if name == 'ORIGIN_VERIFY' or name in GIVEN \
-                    and GIVEN[name][0] in made:
-                self.setdefault(name, value)
+        names = {'ORIGIN_VERIFY'}
+        for file in {path.name for path in BUNDLE.glob('*.json')} \
+                | {file.name for file in files}:
+            names.update(OUTPUTS.get(key_of(file), ()))
+        example = Parameters.read([BUNDLE / 'example.env'], {})
+        for name in names & set(example):
+            if self.get(name) in (None, '', example[name]):
+                self[name] = example[name]
+                for own in 'AWS_REGION', 'AWS_ACCOUNT_ID':
+                    self[name] = self[name].replace(
+                        example[own], self.get(own) or example[own])
 
     def _one(self, match, file, key):
         try:
@@ -53,6 +59,21 @@ def service_name(folder):
         raise Problem('is missing: name the service', 'ecspresso.yml',
                       'service')
     return match[1]
+
+
+def good(args):
+    """The files of a bundle, which have no mistakes, and AWS's models."""
+    files = bundle.load(args.bundle, args.variant)
+    known, why = models.find()
+    if known is None:
+        print(f'gatewayctl: {why}: only the rules are looked at; "check '
+              '--fetch-models" brings them', file=sys.stderr)
+
+    found = problems(files, args.parameters, known, service_name(args.bundle))
+    if found:
+        raise Problems(found, len(files))
+
+    return files, known
 
 
 def problems(files, parameters, models, service):

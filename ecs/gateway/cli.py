@@ -14,7 +14,7 @@ import pkgutil
 import sys
 
 from gateway import commands
-from gateway.bundle import Parameters, Problem
+from gateway.bundle import Parameters, Problem, Problems
 
 FOLDER = pathlib.Path(__file__).resolve().parent.parent
 
@@ -50,6 +50,22 @@ def main(argv=None):
         args.parameters = Parameters.read(args.env, os.environ)
         return args.run(args)
 
+    except KeyboardInterrupt:
+        print('gatewayctl: interrupted: run it again, it goes on where it '
+              'stopped', file=sys.stderr)
+        return 130
+
+    except OSError as error:
+        print(f'gatewayctl: {error.filename or "files"}: {error.strerror}: '
+              'see to it, and run this again', file=sys.stderr)
+        return 1
+
     except Problem as problem:
         print(f'gatewayctl: {problem}', file=sys.stderr)
+        return 1
+
+    except Problems as found:
+        for problem in found.problems:
+            print(f'gatewayctl: {problem}', file=sys.stderr)
+        print(f'{len(found.problems)} mistakes in {found.files} files')
         return 1

@@ -12,8 +12,8 @@ import re
 # lists whose order counts
 ORDERED = {'command', 'entryPoint', 'CacheBehaviors'}
 
-UNSHOWN = re.compile('secret|salt|password|token|verify|headervalue|database_url'
-                     '|redis_url', re.I)
+UNSHOWN = re.compile('secret|salt|password|token|verify|headervalue|'
+                     'database_url|redis_url', re.I)
 
 
 def differences(wanted, there, key=''):

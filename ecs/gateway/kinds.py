@@ -170,7 +170,8 @@ KINDS = {
                   {'logGroupName': '$logGroupName',
                    'filterNamePrefix': '$filterName'},
                   'metricFilters[filterName=$filterName]'),
-        absent=('ResourceNotFoundException',), owner=LOG_OWNER, owner_key='logGroupName',
+        absent=('ResourceNotFoundException',), owner=LOG_OWNER,
+        owner_key='logGroupName',
         updates=(Update('put-metric-filter', {}),)),
 
     'secretsmanager.create-secret': Kind(
@@ -219,13 +220,16 @@ KINDS = {
 
     # rules of a group: see the module "rules"
     'ec2.authorize-security-group-ingress': Kind(
-        find=GROUP, owner=GROUP_OWNER, owner_key='GroupId', there='IpPermissions'),
+        find=GROUP, owner=GROUP_OWNER, owner_key='GroupId',
+        there='IpPermissions'),
 
     'ec2.authorize-security-group-egress': Kind(
-        find=GROUP, owner=GROUP_OWNER, owner_key='GroupId', there='IpPermissionsEgress'),
+        find=GROUP, owner=GROUP_OWNER, owner_key='GroupId',
+        there='IpPermissionsEgress'),
 
     'ec2.revoke-security-group-egress': Kind(
-        find=GROUP, owner=GROUP_OWNER, owner_key='GroupId', there='IpPermissionsEgress'),
+        find=GROUP, owner=GROUP_OWNER, owner_key='GroupId',
+        there='IpPermissionsEgress'),
 
     'elbv2.create-load-balancer': Kind(
         find=Read('describe-load-balancers', {'Names': ['$Name']},
@@ -272,7 +276,8 @@ KINDS = {
         find=Read('describe-listeners',
                   {'LoadBalancerArn': '$LoadBalancerArn'},
                   'Listeners[Port=$Port]'),
-        made='Listeners[0]', owner=elb_owner('LoadBalancerArn'), owner_key='LoadBalancerArn',
+        made='Listeners[0]', owner=elb_owner('LoadBalancerArn'),
+        owner_key='LoadBalancerArn',
         updates=(Update('modify-listener', {'ListenerArn': '@ListenerArn'},
                         ('Protocol', 'SslPolicy', 'Certificates',
                          'DefaultActions')),),
@@ -281,7 +286,8 @@ KINDS = {
     'elbv2.create-rule': Kind(
         find=Read('describe-rules', {'ListenerArn': '$ListenerArn'},
                   'Rules[Priority=$Priority]'),
-        made='Rules[0]', owner=elb_owner('ListenerArn'), owner_key='ListenerArn',
+        made='Rules[0]', owner=elb_owner('ListenerArn'),
+        owner_key='ListenerArn',
         updates=(Update('modify-rule', {'RuleArn': '@RuleArn'},
                         ('Conditions', 'Actions')),),
         unanswered=('ListenerArn',),

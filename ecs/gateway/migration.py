@@ -70,28 +70,39 @@ def snapshot(stack, name, seconds):
     except Failure as failure:
         if not failure.code.startswith('DBClusterSnapshotAlreadyExists'):
             raise
+        print('It is there already, and is taken as it is.')
 
     end = time.monotonic() + seconds
     while True:
         answer = stack.aws.call('rds', 'describe-db-cluster-snapshots',
                                 {'DBClusterSnapshotIdentifier': name})
-        state = answer['DBClusterSnapshots'][0]['Status']
+        found = answer['DBClusterSnapshots'][0]
+        if found['DBClusterIdentifier'] != cluster:
+            raise Problem(f'is of {found["DBClusterIdentifier"]}: give another '
+                          'name', f'snapshot {name}')
+        state = found['Status']
         if state == 'available':
             return
         if state not in ('creating', 'pending', 'copying'):
-            raise Problem(f'it is "{state}"', f'snapshot {name}')
+            raise Problem(f'is "{state}": give another name, with --snapshot',
+                          f'snapshot {name}')
         if time.monotonic() > end:
             raise Problem(f'it is "{state}" after {seconds} s: run this again '
                           f'with --snapshot {name}', f'snapshot {name}')
         time.sleep(PAUSE)
 
 
+def version(image):
+    """An image without its registry and digest: umami:3.1.0."""
+    return image.split('@')[0].rsplit('/', 1)[-1]
+
+
 def snapshot_name(image):
     """Of the time and the version that is to be migrated to."""
-    version = image.split('@')[0].rsplit('/', 1)[-1].partition(':')[2]
-    version = re.sub('[^a-z0-9]+', '-', version.lower()).strip('-')
+    text = version(image).partition(':')[2]
+    text = re.sub('[^a-z0-9]+', '-', text.lower()).strip('-')
     return 'umami-before-' + '-'.join(
-        filter(None, (version, time.strftime('%Y%m%d-%H%M%S', time.gmtime()))))
+        filter(None, (text, time.strftime('%Y%m%d-%H%M%S', time.gmtime()))))
 
 
 def definition(stack):
@@ -140,7 +151,12 @@ def network(stack):
                                    'networkConfiguration')
 
 
-def run(stack, found, seconds):
+def note(stack, tags):
+    stack.aws.call('logs', 'tag-log-group', {
+        'logGroupName': service.LOG_GROUP, 'tags': tags})
+
+
+def run(stack, found, image, seconds):
     """Runs the task; gives its exit code and its log."""
     cluster = stack.parameters['ECS_CLUSTER']
     answer = stack.aws.call('ecs', 'run-task', {
@@ -151,10 +167,12 @@ def run(stack, found, seconds):
 
     if not answer.get('tasks'):
         raise Problem('no task was started: ' + '; '.join(
-            failure.get('reason', '') for failure in answer['failures']),
-            FAMILY)
+            failure.get('reason', '') for failure in answer.get(
+                'failures', ())) + ': mend that and run it again', FAMILY)
 
     arn = answer['tasks'][0]['taskArn']
+    # if its end is not seen, nobody knows what the database is at
+    note(stack, {service.SCHEMA: f'{service.BEGUN} {version(image)}'})
     print(f'Task {arn.split("/")[-1]}', flush=True)
     end = time.monotonic() + seconds
 
@@ -171,7 +189,7 @@ def run(stack, found, seconds):
                           f'lock: {LOCK}', f'task {arn}')
         time.sleep(PAUSE)
 
-    container = task['containers'][0]
+    container = (task.get('containers') or [{}])[0]
     text = log(stack, found, arn)
     if container.get('exitCode') is None:
         text += '\n' + ' '.join(filter(None, (
@@ -199,28 +217,29 @@ def log(stack, found, arn):
 
 def migrate(stack, found, image, seconds):
     """Runs it, says how it ended, and notes who has migrated."""
-    code, text = run(stack, found, seconds)
+    before = service.migrated(stack).get(service.SCHEMA)
+    code, text = run(stack, found, image, seconds)
     names = APPLYING.findall(text)
 
     for line in text.splitlines()[-40:]:
-        print('    ' + line)
+        print('    ' + stack.aws.hide(line))
 
     if code != 0:
         advice = next((what for word, what in ADVICE if word in text),
                       'see the log above')
-        problem = Problem(f'ended with {"no exit code" if code is None else code}'
-                          f': {advice}', FAMILY)
+        ended = 'no exit code' if code is None else code
+        problem = Problem(f'ended with {ended}: {advice}', FAMILY)
         # the last one that was begun is the one that failed
         problem.applied = names[:-1]
+        if not problem.applied and before:
+            note(stack, {service.SCHEMA: before})
         raise problem
 
-    tags = {service.IMAGE: image}
     if names:
-        tags[service.SCHEMA] = names[-1]
-    elif service.SCHEMA not in service.migrated(stack):
-        tags[service.SCHEMA] = image.split('@')[0].rsplit('/', 1)[-1]
-    stack.aws.call('logs', 'tag-log-group', {
-        'logGroupName': service.LOG_GROUP, 'tags': tags})
+        before = names[-1]
+    elif not before or before.startswith(service.BEGUN):
+        before = version(image)
+    note(stack, {service.IMAGE: image, service.SCHEMA: before})
     print(f'{len(names)} migration(s) applied.' if names
           else 'No migration was pending.')
     return names

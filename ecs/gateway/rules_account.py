@@ -6,9 +6,15 @@ from gateway.view import at, items, rule
 
 TAGS = ('Project', 'Component', 'Environment', 'Owner', 'CostCenter')
 
+# by which "apply" tells what is ours
+OURS = TAGS[:3]
+
 # what AWS has no tags for
 UNTAGGED = ('modify-', 'put-', 'subscribe', 'create-cache-policy',
             'create-origin-request-policy', 'create-vpc-origin')
+
+# images of a repository
+KEPT = 10
 
 # AWS, PutRetentionPolicy
 DAYS = (1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096,
@@ -44,6 +50,7 @@ def tagged(value, key='Tags'):
 @rule
 def complete(view):
     """The project: who pays, and what apply takes for its own."""
+    first = None
     for doc in view.docs:
         untagged = doc.operation.startswith(UNTAGGED) \
             and doc.operation != 'put-metric-alarm'
@@ -57,9 +64,15 @@ def complete(view):
             if item.get('ResourceType') != wanted:
                 yield doc, f'TagSpecifications[{i}].ResourceType', \
                     f'has to be {wanted}'
-        missing = [name for name in TAGS if name not in there]
+        missing = [name for name in TAGS if not there.get(name)]
         if missing:
             yield doc, key, f'need {", ".join(missing)}'
+        first = first or (doc, there)
+        for name in OURS:
+            if name not in missing and there[name] != first[1].get(name):
+                yield doc, key, f'have {name} {there[name]}, but ' \
+                    f'{first[0].name} has {first[1].get(name)}: "apply" ' \
+                    'tells by it what is ours'
 
 
 @rule
@@ -92,3 +105,11 @@ def registries(view):
     for doc in view.all('ecr put-lifecycle-policy'):
         if doc.get('repositoryName') not in known:
             yield doc, 'repositoryName', 'is a repository that no file makes'
+        for i, item in enumerate(at(doc.embedded.get('lifecyclePolicyText'),
+                                    'rules') or ()):
+            kept = at(item, 'selection', 'countNumber')
+            if at(item, 'selection', 'tagStatus') != 'untagged' \
+                    and isinstance(kept, int) and kept < KEPT:
+                yield doc, f'lifecyclePolicyText.rules[{i}]', \
+                    f'keeps {kept}: {KEPT} at least, since a task may be ' \
+                    'started with, or rolled back to, an older one'

@@ -99,6 +99,14 @@ def forwarded(view):
                 f'{wanted}: beacons have no cookies, the dashboard has'
 
 
+def secret_in(config):
+    """Whether the secret stands in a file, as it was written."""
+    return any(item.get('HeaderName', '').lower() == 'x-origin-verify'
+               and '`ORIGIN_VERIFY`' not in str(item.get('HeaderValue'))
+               for key, origin in items(config, 'Origins')
+               for place, item in items(origin, 'CustomHeaders'))
+
+
 @rule
 def origins(view):
     """AWS, custom origins: time-outs, TLS, and headers that are added."""
@@ -112,6 +120,10 @@ def origins(view):
     if doc and viewers not in (at(config, 'Aliases', 'Items') or ()):
         yield doc, f'{ROOT}.Aliases', f'need ANALYTICS_HOST, {viewers}'
 
+    if doc and secret_in(at(doc.template, *ROOT.split('.'))):
+        yield doc, f'{ROOT}.Origins', 'have the value of X-Origin-Verify in ' \
+            'the file: write {{ must_env `ORIGIN_VERIFY` }}'
+
     for key, origin in items(config, 'Origins', ROOT):
         if origin.get('DomainName') == viewers:
             yield doc, f'{key}.DomainName', 'is ANALYTICS_HOST: CloudFront ' \
@@ -122,6 +134,10 @@ def origins(view):
             if custom.get('OriginProtocolPolicy') != 'https-only':
                 yield doc, f'{place}.OriginProtocolPolicy', 'has to be ' \
                     'https-only: the secret is in each request'
+            if set(at(custom, 'OriginSslProtocols', 'Items') or ()) \
+                    - {'TLSv1.2'}:
+                yield doc, f'{place}.OriginSslProtocols.Items', 'have to be ' \
+                    'TLSv1.2 alone'
             if custom.get('OriginKeepaliveTimeout', 5) >= idle:
                 yield doc, f'{place}.OriginKeepaliveTimeout', 'has to be ' \
                     f'less than the load balancer\'s idle time-out, {idle} s'
@@ -174,6 +190,19 @@ def routes(view):
                 'SCRIPT_CACHE_POLICY_ID'):
             yield doc, f'{key}.CachePolicyId', 'has to be ' \
                 'SCRIPT_CACHE_POLICY_ID: each page asks for it'
+        if script and item.get('OriginRequestPolicyId'):
+            yield doc, f'{key}.OriginRequestPolicyId', 'would forward what ' \
+                'is not in the key: take it away, the copy is for all pages'
+        if script and item.get('Compress') is not True:
+            yield doc, f'{key}.Compress', 'has to be true: without it ' \
+                'CloudFront asks for neither gzip nor br'
+        if (script or path in COLLECT) and item.get('ResponseHeadersPolicyId'):
+            yield doc, f'{key}.ResponseHeadersPolicyId', 'would go before ' \
+                'the headers of the gateway, CORS among them: take it away'
+        if path == '*' and item.get('OriginRequestPolicyId') != \
+                view.parameters.get('DASHBOARD_REQUEST_POLICY_ID'):
+            yield doc, f'{key}.OriginRequestPolicyId', 'has to be ' \
+                'DASHBOARD_REQUEST_POLICY_ID: nobody logs in without cookies'
         if not script and item.get('CachePolicyId') != DISABLED:
             yield doc, f'{key}.CachePolicyId', f'has to be {DISABLED}, ' \
                 'CachingDisabled'

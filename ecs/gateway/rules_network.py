@@ -61,7 +61,9 @@ def target(view):
         if doc.get('TargetType') != 'ip':
             yield doc, 'TargetType', 'has to be ip with awsvpc'
         for key, wanted, default in (
-                ('Protocol', 'HTTP', None), ('HealthCheckEnabled', True, True),
+                ('Protocol', 'HTTP', None),
+                ('HealthCheckProtocol', 'HTTP', 'HTTP'),
+                ('HealthCheckEnabled', True, True),
                 ('HealthCheckPort', 'traffic-port', 'traffic-port')):
             if doc.get(key, default) != wanted:
                 yield doc, key, f'has to be {str(wanted).lower()}' \
@@ -107,6 +109,9 @@ def attributes(view):
                 f'has to be 0 with {algorithm}, or the algorithm round_robin'
         if doc.operation != 'modify-target-group-attributes':
             continue
+        if values.get('stickiness.enabled', 'false') != 'false':
+            yield doc, 'Attributes[stickiness.enabled].Value', 'has to be ' \
+                'false: a beacon has no cookies, and is to be given none'
         delay = values.get('deregistration_delay.timeout_seconds', '')
         if delay == '':
             yield doc, 'Attributes', 'need deregistration_delay.' \
@@ -151,6 +156,11 @@ def conditions(view):
         if actions[-1:] != ['forward']:
             yield doc, 'Actions', 'have to end with forward, to the target ' \
                 'group'
+        for i, item in enumerate(doc.get('Actions', ())):
+            if item.get('Type') == 'forward' and not (
+                    item.get('TargetGroupArn') or (item.get('ForwardConfig')
+                                                   or {}).get('TargetGroups')):
+                yield doc, f'Actions[{i}]', 'needs a target group'
         if count > 5:
             yield doc, 'Conditions', f'have {count} values: 5 at most'
 
@@ -167,6 +177,9 @@ def resolved(view):
                 'takes the names of tasks that fail away'
         records = (doc.get('DnsConfig') or {}).get('DnsRecords') or ()
         for i, record in enumerate(records):
+            if record.get('Type') != 'A':
+                yield doc, f'DnsConfig.DnsRecords[{i}].Type', 'has to be A: ' \
+                    'nginx asks for addresses'
             if record.get('TTL', 0) > 60:
                 yield doc, f'DnsConfig.DnsRecords[{i}].TTL', \
                     f'is {record["TTL"]}: 60 at most, since tasks come and go'

@@ -48,6 +48,10 @@ def statement(view):
         if item.get('Effect') not in ('Allow', 'Deny'):
             yield doc, f'{key}.Effect', f'is {item.get("Effect")}: Allow or ' \
                 'Deny'
+        for name in ('NotAction', 'NotResource', 'NotPrincipal'):
+            if name in item:
+                yield doc, f'{key}.{name}', 'allows all but that: write ' \
+                    f'{name[3:]}'
         actions = listed(item.get('Action'))
         for action in actions:
             service, colon, name = str(action).partition(':')

@@ -69,6 +69,9 @@ def hidden(view):
 def named(view):
     """AWS, passing secrets to containers: ARN:KEY:STAGE:VERSION."""
     made = view.named('secretsmanager create-secret', 'Name')
+    arns = {name: view.parameters.get(f'{name.upper()}_SECRET_ARN')
+            for name in NEEDS}
+    others = {name: set(arns.values()) - {arns[name]} for name in NEEDS}
     for doc, key, container in view.containers():
         for place, item in items(container, 'secrets', key):
             value = item.get('valueFrom') or ''
@@ -85,6 +88,13 @@ def named(view):
                     and '/migrate-' not in arn:
                 yield doc, f'{place}.valueFrom', 'has to be that of the ' \
                     'role umami_migrate: the service has no such rights'
+            elif arn in others.get(container.get('name'), ()):
+                yield doc, f'{place}.valueFrom', 'is the secret of another ' \
+                    f'container: write {container["name"].upper()}_SECRET_ARN'
+            elif rest[0].split(':')[0] != item.get('name'):
+                yield doc, f'{place}.valueFrom', 'is the key ' \
+                    f'{rest[0].split(":")[0]} of the secret: write ' \
+                    f'{item.get("name")}'
 
 
 @rule

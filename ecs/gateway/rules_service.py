@@ -40,6 +40,20 @@ def launch(view):
     if doc and not {'launchType', 'capacityProviderStrategy'} & set(doc.value):
         yield doc, 'launchType', 'has to be FARGATE, or there has to be a ' \
             'capacityProviderStrategy'
+    if doc and doc.get('launchType', 'FARGATE') != 'FARGATE':
+        yield doc, 'launchType', 'has to be FARGATE: there are no instances'
+    if doc and doc.get('schedulingStrategy', 'REPLICA') != 'REPLICA':
+        yield doc, 'schedulingStrategy', 'has to be REPLICA on Fargate'
+    if doc and at(doc.value, 'deploymentController', 'type') not in (None,
+                                                                     'ECS'):
+        yield doc, 'deploymentController.type', 'has to be ECS: the circuit ' \
+            'breaker and "apply" know no other'
+    own = [item for key, item
+           in items(doc and doc.value, 'capacityProviderStrategy')
+           if item.get('capacityProvider') == 'FARGATE' and item.get('base')]
+    if doc and 'capacityProviderStrategy' in doc.value and not own:
+        yield doc, 'capacityProviderStrategy', 'needs FARGATE with a base of ' \
+            '1: tasks of FARGATE_SPOT are taken away, all at once if need be'
     if doc and doc.get('platformVersion', 'LATEST') not in ('1.4.0', 'LATEST'):
         yield doc, 'platformVersion', 'has to be 1.4.0 or LATEST: secrets ' \
             'with a key and tmpfs need it'
@@ -71,10 +85,15 @@ def deployment(view):
     if config.get('minimumHealthyPercent', 0) != 100:
         yield doc, f'{key}.minimumHealthyPercent', 'has to be 100: with one ' \
             'task, less is none'
+    if config.get('maximumPercent', 200) < 200:
+        yield doc, f'{key}.maximumPercent', 'has to be 200: one task is ' \
+            'replaced only where a second one may run'
     for name in ('enable', 'rollback'):
         if not at(config, 'alarms', name):
             yield doc, f'{key}.alarms.{name}', 'has to be true: otherwise a ' \
                 'deployment that answers with errors is a good one'
+    if not at(config, 'alarms', 'alarmNames'):
+        yield doc, f'{key}.alarms.alarmNames', 'have to be one at least'
     known = view.named('cloudwatch put-metric-alarm', 'AlarmName')
     for i, name in enumerate(at(config, 'alarms', 'alarmNames') or ()):
         if known and name not in known:
@@ -192,6 +211,9 @@ def scaled(view):
     for doc in view.all('application-autoscaling register-scalable-target'):
         if doc.get('MinCapacity', 0) > doc.get('MaxCapacity', 0):
             yield doc, 'MaxCapacity', 'is less than MinCapacity'
+        if doc.get('MinCapacity', 1) < 1:
+            yield doc, 'MinCapacity', 'has to be 1 at least: nothing starts ' \
+                'a service again that was scaled to none'
     for doc in view.all('application-autoscaling put-scaling-policy'):
         key = 'TargetTrackingScalingPolicyConfiguration.' \
             'PredefinedMetricSpecification.PredefinedMetricType'
@@ -199,6 +221,9 @@ def scaled(view):
             yield doc, key, 'has to be ECSServiceAverageCPUUtilization, the ' \
                 'CPU: by requests, a refused flood would open more ' \
                 'connections to the database'
+        key = 'TargetTrackingScalingPolicyConfiguration.DisableScaleIn'
+        if at(doc.value, *key.split('.')):
+            yield doc, key, 'has to be false: a second task would stay'
         key = 'TargetTrackingScalingPolicyConfiguration.TargetValue'
         if not 10 <= at(doc.value, *key.split('.')) <= 90:
             yield doc, key, 'is no percent of the CPU from 10 to 90'

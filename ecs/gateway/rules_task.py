@@ -41,6 +41,13 @@ def fargate(view):
         elif not memory.isdigit() or int(memory) not in PAIRS[cpu]:
             sizes = ', '.join(map(str, PAIRS[cpu]))
             yield doc, 'memory', f'is {memory}: with cpu {cpu} it is {sizes}'
+        if doc.get('pidMode'):
+            yield doc, 'pidMode', 'lets one container read the environment ' \
+                'of the others, and so their secrets: take it away'
+        disk = at(doc.value, 'ephemeralStorage', 'sizeInGiB')
+        if disk is not None and not 21 <= disk <= 200:
+            yield doc, 'ephemeralStorage.sizeInGiB', f'is {disk}: from 21 to ' \
+                '200'
         if not doc.get('executionRoleArn'):
             yield doc, 'executionRoleArn', 'is missing: without it no image ' \
                 'is pulled and no secret read'
@@ -66,8 +73,8 @@ def pinned(view):
     for doc, key, container in view.containers():
         match = IMAGE.fullmatch(container.get('image') or '-')
         tag, digest = match.groups() if match else (None, None)
-        if container.get('image') and (not tag or tag == ':latest'
-                                       or not digest):
+        if container.get('image') and not (digest and re.search(
+                r'\d\.\d', tag or '')):
             yield doc, f'{key}.image', 'has to name a version and a digest, ' \
                 'as in umami:3.1.0@sha256:...'
 
@@ -100,6 +107,14 @@ def locked(view):
 def unsupported(view):
     """AWS, task definition differences for Fargate."""
     for doc, key, container in view.containers():
+        if container.get('environmentFiles'):
+            yield doc, f'{key}.environmentFiles', 'are values that nobody ' \
+                'checks: write them into "environment"'
+        for name in ('entryPoint', 'command') \
+                if container.get('name') == 'gateway' else ():
+            if container.get(name):
+                yield doc, f'{key}.{name}', 'is that of the image: take it ' \
+                    'away'
         for name in ('devices', 'maxSwap', 'sharedMemorySize', 'swappiness'):
             if name in (container.get('linuxParameters') or {}):
                 yield doc, f'{key}.linuxParameters.{name}', 'is not known ' \

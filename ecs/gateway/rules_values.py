@@ -6,6 +6,7 @@ A parameter that is mixed up with another is the most likely mistake of all, and
 AWS says so late, or in other words.
 """
 
+import ipaddress
 import re
 
 from gateway.bundle import join, label
@@ -45,6 +46,9 @@ KEYS = {
 }
 
 NETWORKS = r'[0-9A-Fa-f:.]+(?:/\d{1,3})?(?:,[0-9A-Fa-f:.]+(?:/\d{1,3})?)*'
+
+# bits of a network of one's own, by the version of IP
+LEAST = {4: 8, 6: 24}
 
 # docs/image.md: what the entrypoint takes; None is anything
 VARIABLES = {
@@ -115,6 +119,9 @@ def hosts(view):
                     'letters'
     for doc in view.all('sns subscribe'):
         endpoint = doc.get('Endpoint', '')
+        if doc.get('Protocol') == 'http':
+            yield doc, 'Protocol', 'has to be https: alarms tell of what is ' \
+                'broken'
         if doc.get('Protocol') == 'email' \
                 and not re.fullmatch(r'[^@\s]+@[^@\s]+', endpoint):
             yield doc, 'Endpoint', 'is no address: write NAME@HOST'
@@ -128,6 +135,26 @@ def numbers(view):
         value = view.parameters.get(name) or '0'
         if not value.isdigit():
             yield doc, name, f'is {value}: write a number'
+    needed = {'AURORA_CONNECTIONS': view.one(
+                  'application-autoscaling register-scalable-target'),
+              'ALB_IDLE_TIMEOUT': doc and doc.get('loadBalancers') and not
+                  view.one('elbv2 modify-load-balancer-attributes')}
+    for name, wanted in needed.items():
+        if doc and wanted and not view.parameters.get(name):
+            yield doc, name, 'is not set: only you know how it is there'
+
+
+def networks(name, value):
+    """What is wrong with networks: ?deep asks the database, for each."""
+    for text in value.split(','):
+        try:
+            network = ipaddress.ip_network(text, strict=False)
+        except ValueError:
+            yield f'has {text}, which is no network: write such as 10.0.0.0/8'
+            continue
+        if name == 'DEEP_CIDRS' and network.prefixlen < LEAST[network.version]:
+            yield f'has {text}, which is much of the Internet: name your own ' \
+                'networks'
 
 
 @rule
@@ -148,5 +175,9 @@ def variables(view):
             good = VARIABLES[name]
             if good and not re.fullmatch(good[0], value, re.DOTALL):
                 yield doc, f'{place}.value', f'is "{value}": write {good[1]}'
+            if name in ('DASHBOARD', 'DEEP_CIDRS') \
+                    and value not in ('closed', 'open'):
+                for text in networks(name, value):
+                    yield doc, f'{place}.value', text
         if 'ALLOWED_ORIGINS' not in there:
             yield doc, f'{key}.environment', 'needs ALLOWED_ORIGINS'

@@ -71,6 +71,8 @@ def alarms(view):
                 'replaces the first'
         seen.add(doc.get('AlarmName'))
 
+        if doc.get('ActionsEnabled') is False:
+            yield doc, 'ActionsEnabled', 'has to be true: nobody is told'
         if doc.get('DatapointsToAlarm', 1) > doc.get('EvaluationPeriods', 1):
             yield doc, 'DatapointsToAlarm', 'is more than EvaluationPeriods'
         for name in ('Threshold', 'ComparisonOperator'):
@@ -227,6 +229,24 @@ def counted(view):
                 if doc.get('ComparisonOperator') != 'LessThanThreshold':
                     yield doc, 'ComparisonOperator', 'has to be ' \
                         f'LessThanThreshold: {name} is 1 or 0'
+
+
+@rule
+def sensible(view):
+    """AWS: a percentage has a hundred; too few healthy tasks is an alarm."""
+    for doc in view.all('cloudwatch put-metric-alarm'):
+        name = doc.get('MetricName', '')
+        limit, comparison = doc.get('Threshold', 1), \
+            doc.get('ComparisonOperator', '')
+        if name.endswith('Utilization') and not 0 < limit < 100:
+            yield doc, 'Threshold', f'is {limit}: a percentage'
+        if name == 'HealthyHostCount' and limit < 1:
+            yield doc, 'Threshold', 'has to be 1 at least'
+        if name == 'HealthyHostCount' and not comparison.startswith('Less') \
+                or name.endswith('Utilization') \
+                and not comparison.startswith('Greater'):
+            yield doc, 'ComparisonOperator', f'is {comparison}: it would be ' \
+                'an alarm while all is well'
 
 
 @rule

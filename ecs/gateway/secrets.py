@@ -27,11 +27,11 @@ class Secrets:
 
     def value(self, item):
         """The text of a secret that is not there yet."""
-        if item.label in self.made:
-            return json.dumps(self.made[item.label])
+        if item.file.key in self.made:
+            return json.dumps(self.made[item.file.key])
 
         values = {}
-        for key, parameter, without in VALUES[item.label]:
+        for key, parameter, without in VALUES[item.file.key]:
             value = self.parameters.get(parameter)
             if not value:
                 value = self.without(item, key, parameter, without)
@@ -41,7 +41,7 @@ class Secrets:
                 self.aws.hidden.add(value)
             values[key] = value
 
-        self.made[item.label] = values
+        self.made[item.file.key] = values
         return json.dumps(values)
 
     def without(self, item, key, parameter, without):
@@ -71,10 +71,13 @@ class Secrets:
         try:
             values = json.loads(text)
             value = values['ORIGIN_VERIFY']
+            if not isinstance(value, str):
+                raise ValueError
         except (ValueError, KeyError, TypeError):
             raise Problem('the secret has no JSON with this key: add it in '
                           'Secrets Manager', item.file.name,
                           'ORIGIN_VERIFY') from None
-        self.aws.hidden.update(v for v in values.values() if len(v) > 3)
+        self.aws.hidden.update(v for v in map(str, values.values())
+                               if len(v) > 3)
         self.good(item, value)
         return value

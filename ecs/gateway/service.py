@@ -15,6 +15,9 @@ from gateway.kinds import pairs
 LOG_GROUP = '/ecs/umami-gateway/migrate'
 IMAGE, SCHEMA = 'UmamiImage', 'UmamiSchema'
 
+# of a migration of which nobody has seen the end
+BEGUN = 'begun'
+
 PAUSE = 10
 
 
@@ -22,10 +25,10 @@ def describe(stack):
     """The service as AWS tells it, or None."""
     cluster = stack.parameters.get('ECS_CLUSTER')
     if not cluster:
-        raise Problem('ECS_CLUSTER is not set')
+        raise Problem('is not set: it names your cluster', key='ECS_CLUSTER')
     answer = stack.aws.call('ecs', 'describe-services', {
         'cluster': cluster, 'services': [stack.service], 'include': ['TAGS']})
-    return next((service for service in answer['services']
+    return next((service for service in answer.get('services', ())
                  if service['status'] == 'ACTIVE'), None)
 
 
@@ -76,7 +79,7 @@ def refuse_migration(stack):
     image = images(item.wanted).get('umami') if item else None
     tags = migrated(stack)
 
-    if SCHEMA in tags:
+    if not tags.get(SCHEMA, BEGUN).startswith(BEGUN):
         stack.marks[SCHEMA] = tags[SCHEMA]
     if image is None or tags.get(IMAGE) == image:
         return
@@ -89,13 +92,15 @@ def refuse_migration(stack):
         'this again', item.file.name, 'containerDefinitions[umami].image')
 
 
-def wait(stack, seconds):
-    """Until the service has what it wants, or its deployment has failed."""
+def wait(stack, seconds, wanted=None):
+    """Until the service runs what it is to run, or that has failed."""
     end = time.monotonic() + seconds
     said = None
 
     while True:
         service = must_describe(stack)
+        runs = service['taskDefinition'].split('/')[-1]
+        wanted = (wanted or runs).split('/')[-1]
         first = next((d for d in service['deployments']
                       if d['status'] == 'PRIMARY'), {})
         text = (f'{service["runningCount"]} of {service["desiredCount"]} '
@@ -105,19 +110,44 @@ def wait(stack, seconds):
             print(text, flush=True)
             said = text
 
-        if first.get('rolloutState') == 'FAILED':
-            raise Problem(f'the deployment has failed: '
-                          f'{first.get("rolloutStateReason")}; the circuit '
-                          'breaker puts the old tasks back. See "gatewayctl '
-                          'status"')
+        # the old tasks have a deployment of their own once it has failed
+        if first.get('rolloutState') == 'FAILED' \
+                or runs != wanted:
+            raise Problem('the deployment has failed, and the tasks from '
+                          'before are put back'
+                          + ''.join(f': {why}' for why in stopped(stack))
+                          + '. See "gatewayctl status", mend it, and run this '
+                          'again', wanted)
         if (service['runningCount'] == service['desiredCount']
                 and len(service['deployments']) == 1
                 and first.get('rolloutState', 'COMPLETED') == 'COMPLETED'):
             return
         if time.monotonic() > end:
-            raise Problem(f'it is not stable after {seconds} s: see '
-                          '"gatewayctl status"; it goes on meanwhile')
+            raise Problem(f'it is not stable after {seconds} s'
+                          + ''.join(f': {why}' for why in stopped(stack))
+                          + '. It goes on meanwhile: see "gatewayctl status"',
+                          stack.service)
         time.sleep(PAUSE)
+
+
+def stopped(stack):
+    """Why the last task that has stopped did so, if one has."""
+    cluster = stack.parameters['ECS_CLUSTER']
+    arns = stack.aws.call('ecs', 'list-tasks', {
+        'cluster': cluster, 'serviceName': stack.service,
+        'desiredStatus': 'STOPPED'}).get('taskArns')
+    if not arns:
+        return
+    tasks = stack.aws.call('ecs', 'describe-tasks', {
+        'cluster': cluster, 'tasks': arns[:100]}).get('tasks', ())
+    for task in sorted(tasks, key=lambda task: str(task.get('stoppedAt')))[-1:]:
+        yield task.get('stoppedReason', 'no reason is told')
+        for container in task.get('containers', ()):
+            if container.get('exitCode') or container.get('reason'):
+                yield ' '.join(filter(None, (
+                    container['name'], f'exit code {container["exitCode"]}'
+                    if container.get('exitCode') else '',
+                    container.get('reason'))))
 
 
 def crosses(stack, service, definition, tags):
@@ -129,7 +159,8 @@ def crosses(stack, service, definition, tags):
         return None
 
     schema = migrated(stack).get(SCHEMA)
-    if schema and tags.get(SCHEMA) == schema:
+    if schema and tags.get(SCHEMA) == schema \
+            and not schema.startswith(BEGUN):
         return None
 
     was = tags.get(SCHEMA) or 'one that is not known'

@@ -124,7 +124,7 @@ def prepared(item, wanted, marks):
     """The input of a creation."""
     if item.operation == 'ecs.create-service':
         return wanted | {'desiredCount': wanted.get('desiredCount', 1)}
-    if item.label == 'ecs-task-def':
+    if item.file.key == 'ecs-task-def':
         return wanted | {'tags': [*wanted['tags'], *kinds.formed(
             marks, item.operation)]}
     return wanted

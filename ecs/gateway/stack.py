@@ -10,7 +10,7 @@ import shlex
 import time
 
 from gateway import bundle, compare, kinds, special
-from gateway.aws import Failure, at_once
+from gateway.aws import Aws, Failure, at_once
 from gateway.bundle import ECSPRESSO, Problem, TEMPLATE
 from gateway.links import HIDDEN, OUTPUTS, VALUES
 from gateway.secrets import Secrets
@@ -54,17 +54,14 @@ class Item:
     def kind(self):
         return kinds.KINDS[self.operation]
 
-    @property
-    def label(self):
-        """The file's name without its number, as in the table of outputs."""
-        name = self.file.name.removesuffix('.json')
-        return name[3:] if name[:2].isdigit() else name
-
 
 class Stack:
 
-    def __init__(self, aws, folder, variants, parameters, generate=False):
-        self.aws, self.folder, self.variants = aws, folder, variants
+    def __init__(self, args, generate=False):
+        parameters = args.parameters
+        self.aws = aws = Aws(parameters)
+        folder, variants = args.bundle, args.variant
+        self.folder, self.variants = folder, variants
         self.service = service_name(folder)
         # further tags of a new revision; files that are not to be done yet
         self.marks, self.stop_at = {}, {}
@@ -90,12 +87,14 @@ class Stack:
             if len(parameters.get(name, '')) > 3:
                 aws.hidden.add(parameters[name])
 
+        self.right_account()
+
     def leave_out(self, operation):
         self.items = [item for item in self.items
                       if item.operation != operation]
 
-    def item(self, label):
-        return next((item for item in self.items if item.label == label), None)
+    def item(self, key):
+        return next((item for item in self.items if item.file.key == key), None)
 
     # rendering
 
@@ -114,7 +113,7 @@ class Stack:
     def givers(self):
         """Parameters that files give, each with its item."""
         return {name: item for item in self.items
-                for name in OUTPUTS.get(item.label, {})}
+                for name in OUTPUTS.get(item.file.key, {})}
 
     def render(self, item):
         wanted = item.file.render(self.parameters)
@@ -133,7 +132,6 @@ class Stack:
         """What is there, as many questions at once as may be."""
         left = list(self.items)
         done = set()
-        self.right_account()
 
         while left:
             ready = [item for item in left if self.needs(item) <= done
@@ -141,17 +139,22 @@ class Stack:
             at_once(self.look_at, ready)
             at_once(self.judge, ready)
             for item in ready:
-                done.update(OUTPUTS.get(item.label, {}))
+                done.update(OUTPUTS.get(item.file.key, {}))
                 left.remove(item)
 
         return self.items
 
     def right_account(self):
-        account = self.aws.call('sts', 'get-caller-identity')['Account']
+        """Names are the same in all accounts, and so would be mistakes."""
         wanted = self.parameters.get('AWS_ACCOUNT_ID')
+        if not wanted:
+            raise Problem('is not set: it is to be that of "aws sts '
+                          'get-caller-identity"', 'AWS_ACCOUNT_ID')
+        account = self.aws.call('sts', 'get-caller-identity').get('Account')
         if account != wanted:
             raise Problem(f'is {wanted}, and the aws command is logged in to '
-                          f'{account}', 'AWS_ACCOUNT_ID')
+                          f'{account}: change the one or the other',
+                          'AWS_ACCOUNT_ID')
 
     def outputs(self):
         """What files make and others need, without the secret of it."""
@@ -162,7 +165,7 @@ class Stack:
     def look_at(self, item):
         item.wanted = self.render(item)
         item.found = self.find(item)
-        if item.label in VALUES and item.found is None:
+        if item.file.key in VALUES and item.found is None:
             try:
                 self.secrets.value(item)
             except Problem as problem:
@@ -191,7 +194,7 @@ class Stack:
         return kinds.follow(answer, kind.find.path, item.wanted)
 
     def hand_on(self, item, found):
-        for name, path in OUTPUTS.get(item.label, {}).items():
+        for name, path in OUTPUTS.get(item.file.key, {}).items():
             if name == 'ORIGIN_VERIFY':
                 value = None if item.file.name in self.stop_at \
                     else self.secrets.origin_verify(item)
@@ -258,7 +261,7 @@ class Stack:
         self.changeable(item)
 
         if kind.anew and item.differs:
-            for name in OUTPUTS.get(item.label, {}):
+            for name in OUTPUTS.get(item.file.key, {}):
                 self.parameters[name] = PENDING
 
     def owned(self, item):
@@ -362,19 +365,13 @@ class Stack:
 
         "tell" is given each item before it is changed.
         """
-        undone = []
         changes = 0
 
         for _, group in itertools.groupby(self.items, lambda item: (
                 item.operation, item.file.name in ECSPRESSO)):
             group = list(group)
-            for item in group:
-                if item.state == SHARED and item.operation in BLOCKING:
-                    undone.append(item.file.name)
-                if item.operation == 'ecs.create-service' and undone:
-                    raise Problem('is not made before these are done by hand, '
-                                  'as "plan" says: ' + ', '.join(undone),
-                                  item.file.name)
+            if group[0].operation == 'ecs.create-service':
+                self.not_before()
 
             todo = [item for item in group if item.state in (NEW, CHANGE)]
             for item in todo:
@@ -386,10 +383,19 @@ class Stack:
 
         return changes
 
+    def not_before(self):
+        """What others have to do comes before the service."""
+        undone = [item.file.name for item in self.items
+                  if item.state == SHARED and item.operation in BLOCKING]
+        if undone:
+            raise Problem('is not made before these are done by hand, as '
+                          '"plan" says: ' + ', '.join(undone),
+                          'ecs-service-def.json')
+
     def change(self, item):
         # what was pending is known by now
         item.wanted = self.render(item)
-        if item.label in VALUES and item.found is None:
+        if item.file.key in VALUES and item.found is None:
             item.wanted['SecretString'] = self.secrets.value(item)
         try:
             if item.found is None:
@@ -401,7 +407,7 @@ class Stack:
                 raise
             raise Problem(str(problem), item.file.name,
                           kinds.key_in(str(problem), item.wanted)) from None
-        if OUTPUTS.get(item.label):
+        if OUTPUTS.get(item.file.key):
             self.hand_on(item, item.found)
 
     def create(self, item):
@@ -414,7 +420,7 @@ class Stack:
             item, item.wanted, self.marks))
         item.found = kinds.follow(answer, kind.made) if kind.made else answer
 
-        if OUTPUTS.get(item.label) and kind.made is None:
+        if OUTPUTS.get(item.file.key) and kind.made is None:
             end = time.monotonic() + APPEARS
             while True:
                 item.found = self.find(item)
@@ -475,7 +481,7 @@ class Stack:
         update = item.kind.updates[0] if item.found and item.kind.updates \
             else None
         operation = update.operation if update else item.file.operation
-        wanted = item.wanted
+        wanted = self.render(item)
         if update:
             wanted = {name: value for name, value in wanted.items()
                       if not update.keys or name in update.keys}
@@ -486,6 +492,8 @@ class Stack:
             wanted = {'GroupId': wanted['GroupId'],
                       'IpPermissions': list(todo.values())}
         text = self.aws.hide(json.dumps(wanted))
+        if PENDING in text:
+            return 'aws ... (known after apply: run "plan" then)'
         return (f'aws {item.file.service} {operation} --cli-input-json '
                 + shlex.quote(text))
 

@@ -9,31 +9,14 @@ names.  What one makes and another needs becomes a reference.
 import re
 
 from gateway.bundle import Parameters, Problem
+from gateway.links import OUTPUTS
 from gateway.view import Doc
 
-# a parameter that a resource gives: its file, without the number, and attribute
-GIVEN = {
-    'GATEWAY_SECURITY_GROUP': ('ec2.create-security-group.gateway', 'GroupId'),
-    'UMAMI_SECURITY_GROUP': ('ec2.create-security-group.umami', 'GroupId'),
-    'ALB_SECURITY_GROUP': ('ec2.create-security-group.alb', 'GroupId'),
-    'ALB_ARN': ('elbv2.create-load-balancer', ''),
-    'ALB_FULL_NAME': ('elbv2.create-load-balancer', 'LoadBalancerFullName'),
-    'LISTENER_ARN': ('elbv2.create-listener.https', ''),
-    'TARGET_GROUP_ARN': ('elbv2.create-target-group.gateway', ''),
-    'TARGET_GROUP_FULL_NAME': ('elbv2.create-target-group.gateway',
-                               'TargetGroupFullName'),
-    'NAMESPACE_ID': ('servicediscovery.create-private-dns-namespace', ''),
-    'GATEWAY_DISCOVERY_ARN': ('servicediscovery.create-service.gateway', 'Arn'),
-    'UMAMI_DISCOVERY_ARN': ('servicediscovery.create-service.umami', 'Arn'),
-    'GATEWAY_SECRET_ARN': ('secretsmanager.create-secret.gateway', ''),
-    'UMAMI_SECRET_ARN': ('secretsmanager.create-secret.umami', ''),
-    'MIGRATE_SECRET_ARN': ('secretsmanager.create-secret.migrate', ''),
-    'SCRIPT_CACHE_POLICY_ID': ('cloudfront.create-cache-policy.script', ''),
-    'COLLECT_REQUEST_POLICY_ID':
-        ('cloudfront.create-origin-request-policy.collect', ''),
-    'DASHBOARD_REQUEST_POLICY_ID':
-        ('cloudfront.create-origin-request-policy.dashboard', ''),
-}
+# what an output is called in CloudFormation where it is no Ref, by its path
+ATTRIBUTES = {'GroupId': '.GroupId', 'Arn': '.Arn',
+              'DomainName': '.DomainName',
+              'LoadBalancerArn|:loadbalancer/': '.LoadBalancerFullName',
+              'TargetGroupArn|:targetgroup/': '.TargetGroupFullName'}
 
 # CloudFormation reads it when the stack is made
 ORIGIN_VERIFY = '{{resolve:secretsmanager:umami-gateway/gateway:SecretString' \
@@ -90,12 +73,10 @@ RENAMED = {'ACMCertificateArn': 'AcmCertificateArn',
 
 def made(files, parameters, service):
     """The template of the files of a bundle."""
-    keys = {key_of(file.name): file for file in files}
     parameters = Parameters(parameters)
-    for name, (key, attribute) in GIVEN.items():
-        if key in keys:
-            attribute = attribute and '.' + attribute
-            parameters[name] = f'${{{_id(keys[key])}{attribute}}}'
+    for file in files:
+        for name, path in OUTPUTS.get(file.key, {}).items():
+            parameters[name] = f'${{{_id(file)}{ATTRIBUTES.get(path, "")}}}'
     parameters['ORIGIN_VERIFY'] = ORIGIN_VERIFY
 
     docs = [Doc(file, file.render(parameters)) for file in files]
@@ -127,11 +108,6 @@ def made(files, parameters, service):
     return {'AWSTemplateFormatVersion': '2010-09-09',
             'Description': 'An edge gateway in front of Umami',
             'Resources': resources}
-
-
-def key_of(name):
-    """What GIVEN calls a file."""
-    return re.sub(r'^\d\d-|\.json$', '', name)
 
 
 def _id(file):

@@ -8,8 +8,9 @@ that run and end.  usage: server.py PORT RECORD CONTROL
 
 RECORD gets a line of JSON for each call: its service, operation and input.
 CONTROL is a file of JSON that a test may write at any time: "fail" has errors
-by operation, [code, text]; "task" what a task that is run ends with, "exit" and
-"log".
+by operation, [code, text]; "lost", [n, anything], loses the answer to the nth
+change from then on; "task" what a task that is run ends with, "exit" and "log";
+"running" and "stopped" have tasks; "instead" is what a service is told to run.
 """
 
 import io
@@ -25,6 +26,8 @@ import uuid
 from moto.moto_server.werkzeug_app import (DomainDispatcherApplication,
                                            create_backend_app)
 from werkzeug.serving import run_simple
+
+READS = re.compile('Describe|List|Get|GET ')
 
 ECS = 'AmazonEC2ContainerServiceV20141113.'
 
@@ -47,6 +50,7 @@ class Server:
         self.services = {}      # name: what it was made of
         self.tags = {}          # ARN: tags
         self.tasks = {}         # ARN: what it ends with
+        self.at, self.changes = None, 0
 
     def control(self):
         try:
@@ -65,10 +69,13 @@ class Server:
 
         with self.lock:
             self.record.write(json.dumps([service, operation, wanted]) + '\n')
-            answer = (self.failure(service, operation)
+            failure = self.failure(service, operation)
+            lost = self.lost(service, operation)
+            answer = (failure
                       or self.answer(environ, operation, wanted, body))
         if answer is None:
             answer = self.ask_moto(environ, operation, wanted)
+        answer = lost or answer
 
         status, headers, text = answer
         start_response(status, [*headers, ('Content-Length', str(len(text)))])
@@ -86,11 +93,22 @@ class Server:
         return (environ['REQUEST_METHOD'] + ' ' + environ['PATH_INFO'],
                 body.decode('utf-8', 'replace'))
 
+    def lost(self, service, operation):
+        """Another answer to what was done: the "lost"th change from now."""
+        at = self.control().get('lost')
+        if not at or READS.match(operation):
+            return None
+        self.changes = self.changes + 1 if at == self.at else 1
+        self.at = at
+        if self.changes != at[0]:
+            return None
+        return self.error(service, 'InternalFailure', 'nobody knows')
+
     def failure(self, service, operation):
         failure = self.control().get('fail', {}).get(operation)
-        if not failure:
-            return None
-        code, text = failure
+        return self.error(service, *failure) if failure else None
+
+    def error(self, service, code, text):
         if service in XML_SERVICES:
             return '400 Bad Request', [('Content-Type', 'text/xml')], (
                 f'<ErrorResponse><Error><Code>{code}</Code><Message>{text}'
@@ -135,6 +153,9 @@ class Server:
                                'runningCount': service['desiredCount'],
                                'taskDefinition': service['taskDefinition']}
             del service['deployments'][1:]
+        # as the circuit breaker does it
+        service['taskDefinition'] = self.control().get(
+            'instead', service['taskDefinition'])
 
     def answer(self, environ, operation, wanted, body):
         path = POLICY.match(environ['PATH_INFO'])
@@ -274,12 +295,15 @@ class Server:
         return as_json({'tasks': [self.task(arn, 'PENDING')], 'failures': []})
 
     def do_DescribeTasks(self, wanted):
-        return as_json({'tasks': [self.task(arn, 'STOPPED')
-                                  for arn in wanted['tasks']
-                                  if arn in self.tasks], 'failures': []})
+        return as_json({'tasks': self.control().get('stopped') or [
+            self.task(arn, 'STOPPED') for arn in wanted['tasks']
+            if arn in self.tasks], 'failures': []})
 
     def do_ListTasks(self, wanted):
-        return as_json({'taskArns': []})
+        found = self.control().get('stopped', ()) \
+            if wanted['desiredStatus'] == 'STOPPED' \
+            else self.control().get('running', ())
+        return as_json({'taskArns': [task['taskArn'] for task in found]})
 
     def do_GetLogEvents(self, wanted):
         for arn, task in self.tasks.items():

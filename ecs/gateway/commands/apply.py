@@ -38,7 +38,8 @@ def run(args):
     plan.write_outputs(stack, args)
 
     if changes and args.wait:
-        service.wait(stack, args.wait)
+        service.wait(stack, args.wait,
+                     stack.parameters.get('TASK_DEFINITION_ARN'))
 
     domain = stack.parameters.get('DISTRIBUTION_DOMAIN')
     if changes and domain:

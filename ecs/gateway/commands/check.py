@@ -6,8 +6,6 @@ Each file is compared with AWS's own models of its API, if there are some on
 this machine, and all of them with the rules of the project: see docs/ecs.md.
 """
 
-import sys
-
 from gateway import bundle, checker, models
 
 
@@ -18,26 +16,11 @@ def add_arguments(parser):
 
 
 def run(args):
-    files = bundle.load(args.bundle, args.variant)
-    service = checker.service_name(args.bundle)
-
     if args.fetch_models:
-        models.fetch({file.service for file in files})
+        models.fetch({file.service for file
+                      in bundle.load(args.bundle, args.variant)})
 
-    known, why = models.find()
-    if known is None:
-        print(f'gatewayctl: {why}: only the rules are looked at; '
-              '--fetch-models brings them', file=sys.stderr)
-
-    found = checker.problems(files, args.parameters, known, service)
-
-    for problem in found:
-        print(f'gatewayctl: {problem}', file=sys.stderr)
-
-    if found:
-        print(f'{len(found)} mistakes in {len(files)} files')
-        return 1
-
+    files, known = checker.good(args)
     by = f', by AWS\'s models {known.version} and the rules' if known else ''
     print(f'{len(files)} files are good{by}')
 

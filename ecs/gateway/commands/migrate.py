@@ -6,8 +6,7 @@ A snapshot is made first.  While another version of Umami runs, use
 "upgrade-umami", which stops it before.
 """
 
-from gateway import migration, service
-from gateway.aws import Aws
+from gateway import checker, migration, service
 from gateway.bundle import Problem
 from gateway.stack import Stack
 
@@ -24,8 +23,8 @@ def add_arguments(parser):
 
 
 def run(args):
-    stack = Stack(Aws(args.parameters), args.bundle, args.variant,
-                  args.parameters)
+    checker.good(args)
+    stack = Stack(args)
     found, image = prepared(stack)
     running = service.describe(stack)
 

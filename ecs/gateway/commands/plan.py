@@ -8,8 +8,7 @@ A line for each resource: + is made, ~ is changed, with the keys that differ,
 
 import pathlib
 
-from gateway import report, service
-from gateway.aws import Aws
+from gateway import checker, report, service
 from gateway.stack import Stack
 
 
@@ -23,8 +22,6 @@ def add_arguments(parser):
                         'a file')
     parser.add_argument('--all', action='store_true',
                         help='show what stays, too')
-
-
     parser.add_argument('--outputs', metavar='FILE', type=pathlib.Path,
                         help='write what the files make, as NAME=VALUE: for '
                         'ecspresso, and for the bundle in ecs/umami')
@@ -45,8 +42,8 @@ def write_outputs(stack, args):
 
 
 def look(args):
-    stack = Stack(Aws(args.parameters), args.bundle, args.variant,
-                  args.parameters, args.generate_secrets)
+    checker.good(args)
+    stack = Stack(args, args.generate_secrets)
     if args.distribution:
         stack.leave_out('cloudfront.create-distribution-with-tags')
     stack.look()

@@ -3,6 +3,7 @@
 """Writes the files with their parameters put in."""
 
 import json
+import os
 import pathlib
 
 from gateway import bundle
@@ -16,6 +17,8 @@ def run(args):
     rendered = [(file.name, file.render(args.parameters))
                 for file in bundle.load(args.bundle, args.variant)]
 
+    # what CloudFront is given is a secret
+    os.umask(0o077)
     args.folder.mkdir(parents=True, exist_ok=True)
 
     for name, value in rendered:

@@ -6,7 +6,6 @@ It refuses to cross a migration of Umami's database, as nothing undoes these.
 """
 
 from gateway import service
-from gateway.aws import Aws
 from gateway.bundle import Problem
 from gateway.stack import Stack
 
@@ -20,8 +19,7 @@ def add_arguments(parser):
 
 
 def run(args):
-    stack = Stack(Aws(args.parameters), args.bundle, args.variant,
-                  args.parameters)
+    stack = Stack(args)
     running = service.must_describe(stack)
     current = running['taskDefinition']
     family, number = current.split('/')[-1].rsplit(':', 1)
@@ -49,7 +47,7 @@ def run(args):
         'cluster': stack.parameters['ECS_CLUSTER'], 'service': stack.service,
         'taskDefinition': f'{family}:{target}'})
     if args.wait:
-        service.wait(stack, args.wait)
+        service.wait(stack, args.wait, definition['taskDefinitionArn'])
     print(f'{family}:{target} is deployed. The parameters still say the other '
           'one: put them back, or the next "apply" deploys it again.')
 

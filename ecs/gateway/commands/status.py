@@ -8,7 +8,7 @@ The exit code is 0 if all is well, and 1 if somebody has to look.
 import datetime
 
 from gateway import service
-from gateway.aws import Aws, Failure, at_once
+from gateway.aws import Failure, at_once
 from gateway.stack import Stack
 
 STOPPED = 5
@@ -19,8 +19,7 @@ def add_arguments(parser):
 
 
 def run(args):
-    stack = Stack(Aws(args.parameters), args.bundle, args.variant,
-                  args.parameters)
+    stack = Stack(args)
     running = service.describe(stack)
 
     if running is None:

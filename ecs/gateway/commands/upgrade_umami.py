@@ -9,6 +9,7 @@ the new tasks are started.  Meanwhile no event is stored.
 from gateway import migration, report, service
 from gateway.bundle import Problem
 from gateway.commands import migrate, plan
+from gateway.stack import CHANGE, NEW
 
 SCALABLE = {'ServiceNamespace': 'ecs',
             'ScalableDimension': 'ecs:service:DesiredCount'}
@@ -26,7 +27,9 @@ def run(args):
     image = stack.parameters.get('UMAMI_IMAGE')
     now, _ = service.revision(stack, running['taskDefinition'])
     umami = service.images(now).get('umami')
-    count = running['desiredCount'] or 1
+    target = stack.item('application-autoscaling.register-scalable-target')
+    count = running['desiredCount'] or (
+        target.wanted['MinCapacity'] if target else 1)
 
     if running['desiredCount'] and umami == image \
             and service.migrated(stack).get(service.IMAGE) == image:
@@ -41,35 +44,50 @@ def run(args):
               'Nothing was changed: --yes does it.')
         return 0
 
+    # nothing is stopped that could not be started again
+    for problem in stack.stop_at.values():
+        raise problem
+    stack.not_before()
+
     # what it takes, and nothing of the service itself
     item = stack.item('ecs.register-task-definition.migrate')
-    if item and item.state in '+~':
+    if item and item.state in (NEW, CHANGE):
         print(report.line(item))
         stack.change(item)
     found, image = migrate.prepared(stack)
     migrate.make_snapshot(stack, args, image)
 
-    stop(stack)
     try:
-        migration.migrate(stack, found, image, args.wait)
-    except Problem as problem:
-        applied = getattr(problem, 'applied', None)
-        if applied != []:
-            raise Problem(f'{problem}. The tasks are stopped and stay so, as '
-                          'the database is not as the old version wants it: '
-                          'mend it and run this again, or restore the snapshot',
-                          ) from None
-        print('Nothing was migrated: the old tasks are started again.')
-        start(stack, count, args.wait)
-        raise
+        return stopped(stack, args, found, image, count)
+    except KeyboardInterrupt:
+        raise Problem('interrupted, and the tasks may be stopped: run this '
+                      'again') from None
 
-    service.refuse_migration(stack)
+
+def stopped(stack, args, found, image, count):
+    """What is done while no task runs."""
+    applied = []
     try:
+        stop(stack)
+        applied = None
+        applied = migration.migrate(stack, found, image, args.wait)
+        service.refuse_migration(stack)
         stack.apply(lambda item: print(report.line(item), flush=True))
     except Problem as problem:
-        raise Problem(f'{problem}. The tasks are stopped: mend it and run '
-                      'this again') from None
-    start(stack, count, args.wait)
+        if getattr(problem, 'applied', applied) != []:
+            raise Problem(f'{problem}. The tasks are stopped and stay so, as '
+                          'the database may not be as the old version wants '
+                          'it: mend it and run this again, or restore the '
+                          'snapshot') from None
+        print('Nothing was migrated: the old tasks are started again.')
+        try:
+            start(stack, count, args.wait)
+        except Problem as other:
+            raise Problem(f'{problem}. Nor are the tasks there again: {other}'
+                          ) from None
+        raise
+
+    start(stack, count, args.wait, stack.parameters['TASK_DEFINITION_ARN'])
 
     return 0
 
@@ -101,7 +119,7 @@ def stop(stack):
     service.wait(stack, 600)
 
 
-def start(stack, count, seconds):
+def start(stack, count, seconds, definition=None):
     set_count(stack, count)
     scaling(stack, False)
-    service.wait(stack, seconds)
+    service.wait(stack, seconds, definition)
