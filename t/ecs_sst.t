@@ -12,7 +12,6 @@ use warnings;
 use Test::More;
 
 use Cwd qw/ abs_path /;
-use Digest::SHA qw/ sha256_hex /;
 use File::Path qw/ make_path /;
 use File::Temp qw/ tempdir /;
 use FindBin;
@@ -21,6 +20,7 @@ use JSON::PP ();
 use lib "$FindBin::Bin/lib";
 
 use Test::Umami;
+use Test::Umami::Npm;
 
 my $root = abs_path("$FindBin::Bin/..");
 my $sst = "$root/ecs/sst";
@@ -29,13 +29,8 @@ plan(skip_all => 'no nginx takes part, so no other one makes a difference')
     if exists $ENV{TEST_UMAMI_MODULE};
 plan(skip_all => 'npm and node are not here') if command('npm -v && node -v');
 
-my $package = slurp("$sst/package.json");
-my ($version) = $package =~ /"sst": "(.+?)"/;
-my $cache = ($ENV{UMAMI_CACHE} || ($ENV{XDG_CACHE_HOME}
-    || ($ENV{HOME} // '/var') . '/.cache') . '/ngx_umami_module')
-    . '/sst-' . substr(sha256_hex($package), 0, 16);
-
-my $missing = installed();
+my ($version) = slurp("$sst/package.json") =~ /"sst": "(.+?)"/;
+my ($modules, $missing) = Test::Umami::Npm::install("$sst/package.json", 'sst');
 plan(skip_all => "npm could not install SST: $missing") if $missing;
 
 my $dir = tempdir(CLEANUP => 1);
@@ -168,24 +163,6 @@ is(join(' ', sort map { $_->{inputs}{name} } @policies), 'exec start',
 done_testing();
 
 
-sub installed {
-    return '' if -e "$cache/done";
-
-    make_path($cache);
-    spew("$cache/package.json", $package);
-
-    if (command("cd $cache && timeout 300 npm install --ignore-scripts "
-        . '--no-audit --no-fund --prefer-offline >npm.log 2>&1'))
-    {
-        my ($line) = grep { /\S/ } reverse split /\n/, slurp("$cache/npm.log");
-        return $line // 'it says nothing';
-    }
-
-    spew("$cache/done", '');
-    return '';
-}
-
-
 sub copy_project {
     my ($to) = @_;
 
@@ -195,7 +172,7 @@ sub copy_project {
         spew("$to/" . ($file =~ s!.*/!!r), slurp($file));
     }
 
-    symlink "$cache/node_modules", "$to/node_modules" or die "$to: $!\n";
+    symlink $modules, "$to/node_modules" or die "$to: $!\n";
 }
 
 

@@ -13,10 +13,11 @@ FAMILY = 'umami-gateway-migrate'
 
 PAUSE = 5
 
-# Prisma's: pg_advisory_lock(72707369)
+# Prisma's: pg_advisory_lock(72707369).  Those that wait for it do not have it:
+# the session of a migration that gave up is there until it gets the lock.
 LOCK = ("SELECT a.pid, a.usename, a.client_addr, a.state, a.query_start "
         "FROM pg_locks l JOIN pg_stat_activity a USING (pid) "
-        "WHERE l.locktype = 'advisory' AND l.objid = 72707369")
+        "WHERE l.locktype = 'advisory' AND l.objid = 72707369 AND l.granted")
 
 # what an error of Prisma's means, and what is to be done
 ADVICE = (
@@ -50,7 +51,8 @@ ADVICE = (
      'from the subnets: they need a NAT gateway or endpoints'),
 )
 
-APPLYING = re.compile(r'^Applying migration `([^`]+)`', re.M)
+# while it is at it, and in its list at the end
+APPLIED = re.compile(r'^(?:Applying migration `|  └─ )([^`/]+)', re.M)
 
 
 def snapshot(stack, name, seconds):
@@ -215,20 +217,28 @@ def log(stack, found, arn):
                   '\n'.join(event['message'] for event in answer['events']))
 
 
+def applied(text):
+    """The migrations that Prisma says it has begun, in their order."""
+    return list(dict.fromkeys(APPLIED.findall(text)))
+
+
+def advice(text):
+    return next((what for word, what in ADVICE if word in text),
+                'see the log above')
+
+
 def migrate(stack, found, image, seconds):
     """Runs it, says how it ended, and notes who has migrated."""
     before = service.migrated(stack).get(service.SCHEMA)
     code, text = run(stack, found, image, seconds)
-    names = APPLYING.findall(text)
+    names = applied(text)
 
     for line in text.splitlines()[-40:]:
         print('    ' + stack.aws.hide(line))
 
     if code != 0:
-        advice = next((what for word, what in ADVICE if word in text),
-                      'see the log above')
         ended = 'no exit code' if code is None else code
-        problem = Problem(f'ended with {ended}: {advice}', FAMILY)
+        problem = Problem(f'ended with {ended}: {advice(text)}', FAMILY)
         # the last one that was begun is the one that failed
         problem.applied = names[:-1]
         if not problem.applied and before:
