@@ -14,6 +14,7 @@ use Tree;
 my $reference = 'docs/directives.md';
 my $sources = qr{^ngx_umami_module/.*\.[ch]$};
 my $documents = qr{^(?:[^/]+|docs/.*|ecs/.*|docker/.*)\.md$|^t/README$};
+my $map = 'docs/architecture.md';
 
 # nginx's names for where a directive may stand
 my %contexts = (
@@ -119,7 +120,7 @@ sub each_document {
 
         for my $line (split /\n/, $tree->text($path)) {
             $n++;
-            $code = !$code, next if $line =~ /^```/;
+            $code = !$code, next if $line =~ /^ *```/;
             push @found, map { "$path:$n: $_" } $sub->($line, $code, $path);
         }
     }
@@ -293,7 +294,7 @@ return (
             my ($line) = @_;
 
             return map { "there is no $_" } grep { !$known{$_} }
-                $line =~ /(?<![\w\/.])(umami_\w+)/g;
+                $line =~ /(?<![\w\/.])(umami_\w++)(?!\.py)/g;
         });
 
         for my $path ($tree->paths(qr{^conf/})) {
@@ -406,6 +407,68 @@ return (
         [ 'README.md', '(docs/directives.md)', '(docs/more.md)', qr/no docs.more/ ],
         [ 'README.md', '(docs/directives.md)', '(docs/directives.md#none)',
           qr/no section "none"/ ],
+    ],
+},
+
+{
+    name => 'docs: every function and file of ours that is named is there',
+    find => sub {
+        my ($tree) = @_;
+        my (%word, %file);
+
+        for my $path ($tree->paths(qr/./)) {
+            $file{$path =~ s{.*/}{}r} = 1;
+            next if $path =~ $documents || $path =~ m{^(?:CHANGES$|t/check/)};
+
+            my $text = $tree->text($path);
+            $word{$_} = 1 for $text =~ /(\w+)/g;
+            $file{$_} = 1 for $text =~ /^#include <(.*)>/mg;
+        }
+
+        return each_document($tree, sub {
+            my ($line, $code) = @_;
+            my @spans = $code ? () : $line =~ /`([^`]+)`/g;
+
+            # "*" stands for any end; what has parentheses may be Prometheus'
+
+            return (
+                map({ my $name = $_; "there is no $name" }
+                    grep { my $name = $_; !$word{$name} && !$file{"$name.c"}
+                           && !$file{"$name.h"}
+                           && !($name =~ s/\*$// && grep { /^$name/ } keys %word) }
+                    $line =~ /\b(ngx_(?:http_)?umami_[a-z0-9_]+\*?)/g),
+                map({ "there is no $_()" }
+                    grep { !$word{$_} && !/^(?:rate|increase)$/ }
+                    map { /(?<![\w.])(\w+)\(\)/g } @spans),
+                map({ "there is no $_" } grep { !$file{$_} }
+                    map { /(?<![\w\/.*>-])([\w-]+\.(?:c|h|py|pl|pm|t|sh|list))(?![\w.(-])/g }
+                    @spans));
+        });
+    },
+    faults => [
+        [ 'README.md', "\n", "\n`ngx_umami_speed`\n", qr/no ngx_umami_speed/ ],
+        [ 'README.md', "\n", "\n`ngx_umami_speed_*`\n", qr/no ngx_umami_speed_/ ],
+        [ 'README.md', "\n", "\n`run_faster()`\n", qr/no run_faster\(\)/ ],
+        [ 'README.md', "\n", "\nsee `sample.py`\n", qr/no sample\.py/ ],
+    ],
+},
+
+{
+    name => "docs: $map names every file of C and every module of Python",
+    find => sub {
+        my ($tree) = @_;
+        my %named = map { $_ => 1 } map { /([\w-]+(?:\.py)?)/g }
+            $tree->text($map) =~ /`([^`\n]+)`/g;
+
+        return map { "$_:1: $map does not say what it is" }
+            grep { !$named{s{^.*/|\.[ch]$}{}gr} }
+            $tree->paths(qr{^(?:ngx_umami_module|docker)/.*\.[ch]$
+                           |^(?:ecs|t)/.*(?<!/__init__)\.py$}x);
+    },
+    faults => [
+        [ $map, '`ngx_umami_json`', '`ngx_umami_xml`',
+          qr/ngx_umami_json\.c:1: .* does not say/ ],
+        [ 'ecs/gateway/sample.py', "pass\n", undef, qr/sample\.py:1: / ],
     ],
 },
 
