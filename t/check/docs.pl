@@ -242,6 +242,22 @@ return (
 },
 
 {
+    name => 'docs: CHANGES tells of every directive and variable',
+    find => sub {
+        my ($tree) = @_;
+        my %code = (%{ directives($tree) }, %{ variables($tree) });
+        my %told = map { $_ => 1 } $tree->text('CHANGES') =~ /(umami_\w+)/g;
+
+        return map { "$code{$_}[0]:$code{$_}[1]: CHANGES does not tell of $_" }
+            grep { !$told{$_} } sort keys %code;
+    },
+    faults => [
+        [ 'CHANGES', 'umami_metrics', 'umami_numbers', qr/not tell of umami_metrics/ ],
+        [ 'CHANGES', '$umami_client', 'clients', qr/not tell of umami_client/ ],
+    ],
+},
+
+{
     name => 'docs: README\'s configuration is that of conf/nginx.conf',
     find => sub {
         my ($tree) = @_;
@@ -496,6 +512,8 @@ return (
         [ $reference, qr/(?<=    )umami_metrics;/, 'umami_metrics on;',
           qr/docs.*invalid value "on"/ ],
         [ 'README.md', 'umami_metrics;', 'umami_number;',
+          qr/README.*unknown directive/ ],
+        [ 'README.md', qr/\z/, "- in a list\n\n  ```nginx\n  umami_number;\n  ```\n",
           qr/README.*unknown directive/ ],
     ],
 },
