@@ -15,6 +15,7 @@ my $reference = 'docs/directives.md';
 my $sources = qr{^ngx_umami_module/.*\.[ch]$};
 my $documents = qr{^(?:[^/]+|docs/.*|ecs/.*|docker/.*)\.md$|^t/README$};
 my $map = 'docs/architecture.md';
+my $watch = 'ecs/gateway/rules_watch.py';
 
 # nginx's names for where a directive may stand
 my %contexts = (
@@ -215,6 +216,31 @@ return (
         [ $reference, 'umami_scrapes_total', 'umami_reads_total',
           qr/umami_reads_total is not in the code/ ],
         [ $reference, 'counter', 'gauge', qr/is a counter/ ],
+    ],
+},
+
+{
+    name => 'docs: every metric for CloudWatch, and the rules of ecs/ know it',
+    find => sub {
+        my ($tree) = @_;
+        my $code = entries($tree, 'ngx_http_umami_sight_metric_t', qr/\{ "(\w+)",()/);
+        my ($line, $text) = @{ Conf::sections($tree->text($reference))
+            ->{umami_metrics_emf} // [1, ''] };
+        my ($rules) = $tree->text($watch) =~ /^METRICS = \((.*?)\)/ms;
+        my %told = map { $_ => [$line] } map { /`(\w+)`/g } $text =~ /^\|([^|]*)\|/mg;
+        my %known = map { $_ => [1] } ($rules // '') =~ /'(\w+)'/g;
+
+        return (both('the metric', $code, \%told, $reference),
+                both('the metric', $code, \%known, $watch));
+    },
+    faults => [
+        (map { [ 'ngx_umami_module/ngx_http_umami_sight_module.c',
+                 "static ngx_http_umami_sight_metric_t  metrics[] = {\n"
+                 . "    { \"Beacons\", NULL }\n};\n",
+                 undef, qr/Beacons is not in \Q$_/ ] } $reference, $watch),
+        [ $watch, "METRICS = ('Visits')\n", undef, qr/Visits is not in the code/ ],
+        [ $reference, qr/\z/, "\n### umami_metrics_emf\n\n| `Visits` | Count |\n",
+          qr/md:\d+: the metric Visits is not in the code/ ],
     ],
 },
 
