@@ -254,9 +254,9 @@ sub watch {
     @took = ();
 
     if ($asks) {
-        ask('/lb') while time() - $time < 2;
+        ask('/lb') while time() - $time < 1.2;
     } else {
-        sleep 2;
+        sleep 1.2;
     }
 
     my $passed = time() - $time;
@@ -289,6 +289,25 @@ sub watch {
         $t->wait_for(sub { sleep 0.01;
             check('postgres')->{status} eq 'pass' }, 20);
         is(check('postgres')->{status}, 'pass', "hung and back, $cycle");
+    }
+
+    # and while another one does, or is gone
+
+    for (['redis', 'Redis hangs', sub { $redis->signal('STOP') },
+            sub { $redis->signal('CONT') }],
+        ['umami', 'Umami hangs', sub { $umami->fault('*', hang => 1) },
+            sub { $umami->well() }],
+        ['postgres', 'PostgreSQL is gone', sub { $postgres->stop('KILL') },
+            sub { $postgres->start() }])
+    {
+        my ($check, $name, $break, $mend) = @$_;
+        $break->();
+        $t->wait_for(sub { sleep 0.01; check($check)->{status} eq 'fail' }, 20);
+        watch("many ask, $name", 1);
+        is(check($check)->{status}, 'fail', $name);
+        $mend->();
+        $t->wait_for(sub { sleep 0.01; check($check)->{status} eq 'pass' }, 20);
+        is(check($check)->{status}, 'pass', 'and back');
     }
 
     ok($t->wait_for(sub { $t->fds() <= $fds }, 5), 'no descriptor is left open')

@@ -49,6 +49,7 @@ http {
     umami_limit_rule    all key=$umami_website rate=1000r/s;
 
     include             log.conf;
+    limit_req_zone      $server_port zone=slow:64k rate=1r/m;
 
     server {
         listen 127.0.0.1:%%PORT_0%%;
@@ -62,6 +63,11 @@ http {
         }
 
         location = /ok { return 200; }
+
+        location = /slow {
+            limit_req  zone=slow burst=9;
+            proxy_pass http://%%UMAMI%%;
+        }
         location = /no { return 404; }
     }
 }
@@ -143,6 +149,26 @@ $t->run();
     http_get('/no');
     ($line) = added(1);
     is("$line->{status} [$line->{reason}]", '404 []', 'another location');
+}
+
+# who goes before there is a status, which is 000 for nginx up to 1.22, and who
+# speaks HTTP/0.9, of whom it may be 009
+
+{
+    http_get('/slow');
+    my $s = http_start("GET /slow HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    select undef, undef, undef, 0.2;
+    close $s;
+    my ($line) = grep { $_->{path} eq '/slow' && !$_->{bytes} } added(1);
+    like($line->{status}, qr/^(?:0|499)$/, 'gone: no status') or diag(explain $line);
+    note("status $line->{status}");
+    is($line->{sampled}, 1, 'it is not left to chance');
+
+    # a number has no leading zeros in JSON
+
+    my ($map) = $log =~ /^map \$status \$status_number \{\n(.*?)^\}/ms;
+    $t->write_file('nothing', '');
+    ok($map, 'the map of log.conf');
 }
 
 # a sample of the rest, with the time of Redis
