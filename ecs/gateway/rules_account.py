@@ -87,9 +87,28 @@ def retained(view):
         if doc.get('logGroupName') not in groups:
             yield doc, 'logGroupName', 'is a group that no file makes'
     for doc in view.all('logs create-log-group'):
+        if doc.get('logGroupClass', 'STANDARD') != 'STANDARD':
+            yield doc, 'logGroupClass', 'has to be STANDARD: no other has ' \
+                'the metrics that the gateway writes'
         if doc.get('logGroupName') not in kept:
             yield doc, 'logGroupName', 'has no retention: it would be kept ' \
                 'for ever, add a put-retention-policy'
+
+
+@rule
+def keys(view):
+    """AWS, SNS with CloudWatch, and Secrets Manager: who may use a key."""
+    for doc in view.all('sns create-topic'):
+        if at(doc.value, 'Attributes', 'KmsMasterKeyId') == 'alias/aws/sns':
+            yield doc, 'Attributes.KmsMasterKeyId', 'is a key that alarms ' \
+                'may not use: nobody would be told. Name one of your own'
+    for doc in view.all('secretsmanager create-secret'):
+        key = doc.get('KmsKeyId', 'alias/aws/secretsmanager')
+        if key != 'alias/aws/secretsmanager' and not any(
+                'kms:Decrypt' in str(other.embedded.get('PolicyDocument'))
+                for other in view.all('iam put-role-policy')):
+            yield doc, 'KmsKeyId', 'needs kms:Decrypt in the policy of the ' \
+                'execution role'
 
 
 @rule

@@ -6,6 +6,8 @@ AWS: the CloudFront developer guide, on caching, on request headers, on error
 responses and on origins; the project's docs/ecs.md.
 """
 
+import re
+
 from gateway.view import at, items, rule
 
 from gateway.rules_service import LONGEST_REQUEST
@@ -15,6 +17,8 @@ DISABLED = '4135ea2d-6df8-44a3-9df3-4b5a84be39ad'    # AWS's CachingDisabled
 COLLECT = ('/api/send', '/api/batch', '/api/record', '/p/*', '/q/*')
 
 ERRORS = (500, 502, 503, 504)
+
+WEB_ACL = r'(?:arn:aws[a-z-]*:wafv2:us-east-1:\d{12}:global/webacl/.+)?'
 
 ROOT = 'DistributionConfigWithTags.DistributionConfig'
 
@@ -114,6 +118,12 @@ def origins(view):
     own = view.one('elbv2 modify-load-balancer-attributes')
     idle = view.number('ALB_IDLE_TIMEOUT', 60) if own is None else 60
 
+    if config.get('DefaultRootObject'):
+        yield doc, f'{ROOT}.DefaultRootObject', 'has to be empty: Umami has ' \
+            'no such page'
+    if not re.fullmatch(WEB_ACL, config.get('WebACLId') or ''):
+        yield doc, f'{ROOT}.WebACLId', 'has to be the ARN of a web ACL for ' \
+            'CloudFront, arn:aws:wafv2:us-east-1:...:global/webacl/...'
     if doc and config.get('Enabled') is not True:
         yield doc, f'{ROOT}.Enabled', 'has to be true'
     viewers = view.parameters.get('ANALYTICS_HOST')

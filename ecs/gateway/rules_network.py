@@ -5,7 +5,9 @@
 AWS: the guide of application load balancers, and the API of elbv2 and ec2.
 """
 
-from gateway.view import items, pairs, rule
+import re
+
+from gateway.view import at, items, pairs, rule
 
 from gateway.rules_service import LONGEST_REQUEST
 
@@ -15,6 +17,8 @@ FIELDS = {'host-header': 'HostHeaderConfig',
           'path-pattern': 'PathPatternConfig',
           'query-string': 'QueryStringConfig',
           'source-ip': 'SourceIpConfig'}
+
+DESCRIPTION = r'[\w .:/()#,@\[\]+=&;{}!$*-]{1,255}'
 
 # who may come in, by the label of the file: port and source
 INGRESS = {'alb': (443, 'CLOUDFRONT_PREFIX_LIST'),
@@ -60,8 +64,12 @@ def target(view):
     for doc in view.all('elbv2 create-target-group'):
         if doc.get('TargetType') != 'ip':
             yield doc, 'TargetType', 'has to be ip with awsvpc'
+        if not doc.get('VpcId'):
+            yield doc, 'VpcId', 'is missing: AWS requires it'
         for key, wanted, default in (
                 ('Protocol', 'HTTP', None),
+                ('ProtocolVersion', 'HTTP1', 'HTTP1'),
+                ('IpAddressType', 'ipv4', 'ipv4'),
                 ('HealthCheckProtocol', 'HTTP', 'HTTP'),
                 ('HealthCheckEnabled', True, True),
                 ('HealthCheckPort', 'traffic-port', 'traffic-port')):
@@ -84,6 +92,49 @@ def target(view):
         if ports and doc.get('Port') not in ports:
             yield doc, 'Port', f'has to be {", ".join(map(str, ports))}, ' \
                 'the gateway\'s'
+
+
+@rule
+def called(view):
+    """AWS, names of elbv2 and descriptions of ec2: not in its models."""
+    for operation in ('create-target-group', 'create-load-balancer'):
+        for doc in view.all(f'elbv2 {operation}'):
+            name = doc.get('Name', '')
+            if not re.fullmatch('[A-Za-z0-9](?:[A-Za-z0-9-]{0,30}[A-Za-z0-9])?',
+                                name) or name.startswith('internal-'):
+                yield doc, 'Name', f'is {name}: letters, digits and dashes ' \
+                    'between them, 32 at most, not internal-...'
+    for doc in view.all('ec2 create-security-group'):
+        if not re.fullmatch(DESCRIPTION, doc.get('Description', '')):
+            yield doc, 'Description', 'may have letters, digits, spaces and ' \
+                '._-:/()#,@[]+=&;{}!$* alone, 255 at most'
+
+
+@rule
+def balanced(view):
+    """AWS, CreateLoadBalancer and CreateListener; the project."""
+    distribution = view.one('cloudfront create-distribution-with-tags')
+    public = any('CustomOriginConfig' in origin for key, origin in items(
+        at(distribution and distribution.value, 'DistributionConfigWithTags',
+           'DistributionConfig'), 'Origins'))
+    for doc in view.all('elbv2 create-load-balancer'):
+        if doc.get('Type', 'application') != 'application':
+            yield doc, 'Type', 'has to be application: the listener has rules'
+        if public and doc.get('Scheme') == 'internal':
+            yield doc, 'Scheme', 'has to be internet-facing: CloudFront ' \
+                'reaches others by a VpcOriginConfig alone'
+        if not doc.get('SecurityGroups'):
+            yield doc, 'SecurityGroups', 'are missing: AWS takes the VPC\'s ' \
+                'default group, which lets CloudFront in nowhere'
+    for doc in view.all('elbv2 create-listener'):
+        for key, wanted in (('Protocol', 'HTTPS'), ('Port', 443)):
+            if doc.get(key) != wanted:
+                yield doc, key, f'has to be {wanted}: CloudFront asks it'
+        if not doc.get('Certificates'):
+            yield doc, 'Certificates', 'are missing: HTTPS needs one'
+        if not doc.get('SslPolicy', '').startswith('ELBSecurityPolicy-TLS13-'):
+            yield doc, 'SslPolicy', 'has to be one of ' \
+                'ELBSecurityPolicy-TLS13-...: older ones take TLS 1.0'
 
 
 @rule

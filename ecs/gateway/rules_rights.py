@@ -16,6 +16,9 @@ UNLIMITED = {'ecr:GetAuthorizationToken', 'ssmmessages:CreateControlChannel',
              'ssmmessages:CreateDataChannel',
              'ssmmessages:OpenControlChannel', 'ssmmessages:OpenDataChannel'}
 
+REPOSITORY = re.compile(r'(\d{12})\.dkr\.ecr\.([a-z0-9-]+)\.amazonaws\.com'
+                        r'(?:\.cn)?/([^:@]+)')
+
 EXEC = {action for action in UNLIMITED if action.startswith('ssmmessages')}
 
 
@@ -131,7 +134,6 @@ def started(view):
         return
     region = view.parameters.get('AWS_REGION')
     account = view.parameters.get('AWS_ACCOUNT_ID')
-    registry = f'{account}.dkr.ecr.{region}.amazonaws.com/'
 
     for doc, key, container in view.containers():
         role = doc.get('executionRoleArn')
@@ -142,10 +144,13 @@ def started(view):
             needs.append((f'{place}.valueFrom', arn,
                           'secretsmanager:GetSecretValue'))
         image = container.get('image') or ''
-        if image.startswith(registry):
-            name = re.split('[:@]', image[len(registry):])[0]
-            needs.append((f'{key}.image', f'arn:aws:ecr:{region}:{account}:'
+        match = REPOSITORY.match(image)
+        if match:
+            owner, place, name = match.groups()
+            needs.append((f'{key}.image', f'arn:aws:ecr:{place}:{owner}:'
                           f'repository/{name}', 'ecr:BatchGetImage'))
+            needs.append(('executionRoleArn', '*',
+                          'ecr:GetAuthorizationToken'))
         group = at(container, 'logConfiguration', 'options', 'awslogs-group')
         if group in view.named('logs create-log-group', 'logGroupName'):
             needs.append((f'{key}.logConfiguration.options.awslogs-group',

@@ -81,6 +81,9 @@ def named(view):
                 yield doc, f'{place}.valueFrom', 'has to be the ARN of a ' \
                     'secret with its key and two colons, as in ...-AbCdEf:' \
                     f'{item.get("name")}::'
+            elif not rest[0].endswith('::'):
+                yield doc, f'{place}.valueFrom', 'is one version of the ' \
+                    'secret: end it with ::, or a new value is never read'
             elif made and not arn.rpartition(':secret:')[2][:-7] in made:
                 yield doc, f'{place}.valueFrom', 'is a secret that no file ' \
                     f'makes: those are {", ".join(sorted(made))}'

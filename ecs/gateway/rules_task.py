@@ -22,6 +22,12 @@ HEALTH = '/usr/local/bin/gateway-health'
 IMAGE = re.compile(r'[^:@\s]+(?::\d+)?(?:/[^:@\s]+)*'
                    r'(:[\w.-]+)?(@sha256:[0-9a-f]{64})?')
 
+REGISTRY = re.compile(r'\d{12}\.dkr\.ecr\.[a-z0-9-]+\.amazonaws\.com'
+                      r'(?:\.cn)?/')
+
+# MiB of heap with which Umami starts
+LEAST_HEAP = 256
+
 
 @rule
 def fargate(view):
@@ -70,6 +76,7 @@ def names(view):
 @rule
 def pinned(view):
     """The project: a tag can be moved, and a digest says no version."""
+    umami = view.parameters.get('UMAMI_IMAGE')
     for doc, key, container in view.containers():
         match = IMAGE.fullmatch(container.get('image') or '-')
         tag, digest = match.groups() if match else (None, None)
@@ -77,6 +84,14 @@ def pinned(view):
                 r'\d\.\d', tag or '')):
             yield doc, f'{key}.image', 'has to name a version and a digest, ' \
                 'as in umami:3.1.0@sha256:...'
+        elif container.get('image') and not REGISTRY.match(
+                container['image']):
+            yield doc, f'{key}.image', 'has to be in ECR: a task has to ' \
+                'start while another registry is away, or has lost it'
+        elif container.get('name') in ('umami', 'migrate') \
+                and container.get('image', umami) != umami:
+            yield doc, f'{key}.image', 'has to be UMAMI_IMAGE: the service ' \
+                'and its migration are of one version'
 
 
 @rule
@@ -205,6 +220,10 @@ def memory(view):
                 yield doc, f'{key}.environment[NODE_OPTIONS].value', \
                     f'is {match[1]} of {limit} MiB: three quarters at most, ' \
                     'since Umami needs memory besides its heap'
+            elif int(match[1]) < LEAST_HEAP:
+                yield doc, f'{key}.environment[NODE_OPTIONS].value', \
+                    f'is {match[1]} MiB: {LEAST_HEAP} at least, or Umami ' \
+                    'ends as soon as somebody looks at a report'
 
 
 @rule
@@ -241,6 +260,13 @@ def together(view):
                 and at(umami, 'restartPolicy', 'enabled'):
             yield doc, f'{key}.restartPolicy.restartAttemptPeriod', 'is ' \
                 'missing: within 300 s after a start there is no other one'
+        if at(umami, 'restartPolicy', 'ignoredExitCodes'):
+            yield doc, f'{key}.restartPolicy.ignoredExitCodes', 'are ends ' \
+                'after which nobody starts Umami again: take them away'
+        for place, other in items(umami, 'dependsOn', key):
+            if other.get('containerName') == 'gateway':
+                yield doc, f'{place}.containerName', 'waits for the gateway, ' \
+                    'which waits for Umami: AWS refuses a circle'
         if not at(umami, 'restartPolicy', 'enabled'):
             yield doc, f'{key}.restartPolicy', 'has to be enabled: nobody ' \
                 'else starts Umami again'

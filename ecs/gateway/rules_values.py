@@ -45,6 +45,13 @@ KEYS = {
                          'digits, in AWS_ACCOUNT_ID'),
 }
 
+# what Umami and the gateway have themselves
+TAKEN = re.compile(r'\A/(?:api|[pq])(?:/|\Z)|\A/script\.|/\.{1,2}(?:/|\Z)|'
+                   r'\A/(?:scripts\.json|recorder\.js|health|metrics|status)'
+                   r'\Z')
+
+ORIGIN = r'(?:https?://[A-Za-z0-9*.:\[\]-]+|websites)'
+
 NETWORKS = r'[0-9A-Fa-f:.]+(?:/\d{1,3})?(?:,[0-9A-Fa-f:.]+(?:/\d{1,3})?)*'
 
 # bits of a network of one's own, by the version of IP
@@ -56,13 +63,13 @@ VARIABLES = {
     'UMAMI_URL': (r'https?://[^/\s]+/?', 'http://HOST:PORT'),
     'DATABASE_CA': ('/.+|-----BEGIN .+', 'the path of a file'),
     'CLIENT': None,
-    'ALLOWED_ORIGINS': (r'any|(?:https?://\S+|websites)'
-                        r'(?: +(?:https?://\S+|websites))*',
+    'ALLOWED_ORIGINS': (rf'any|{ORIGIN}(?: +{ORIGIN})*',
                         'origins, as https://example.com, or websites'),
-    'COLLECT_PATH': (r'(?:(?:/[\w.-]+)+)?', 'a path that begins with /'),
-    'VISITOR_RATE': (r'[1-9]\d*r/[smhd]', 'such as 60r/m'),
-    'VISITOR_BURST': (r'\d+', 'a number'),
-    'WEBSITE_QUOTA': (r'[1-9]\d*', 'a number'),
+    'COLLECT_PATH': (r'(?:(?=.{2,27}\Z)(?:/[A-Za-z0-9_.-]+)+)?',
+                     'a path of at most 27 characters that begins with /'),
+    'VISITOR_RATE': (r'[1-9]\d{0,6}r/[smhd]', 'such as 60r/m'),
+    'VISITOR_BURST': (r'\d{1,9}', 'a number'),
+    'WEBSITE_QUOTA': (r'[1-9]\d{0,8}|1000000000', 'a number'),
     'LIMIT_DRY_RUN': ('on|off', 'on or off'),
     'DASHBOARD': (f'closed|open|{NETWORKS}', 'closed, open or networks'),
     'DEEP_CIDRS': (NETWORKS, 'networks'),
@@ -179,5 +186,8 @@ def variables(view):
                     and value not in ('closed', 'open'):
                 for text in networks(name, value):
                     yield doc, f'{place}.value', text
+            if name == 'COLLECT_PATH' and TAKEN.search(value):
+                yield doc, f'{place}.value', f'is {value}, which is ' \
+                    'something else: choose another path, such as /c'
         if 'ALLOWED_ORIGINS' not in there:
             yield doc, f'{key}.environment', 'needs ALLOWED_ORIGINS'

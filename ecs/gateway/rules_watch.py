@@ -97,10 +97,9 @@ def alarms(view):
             place = 'Period'
             if key:
                 place = key.removesuffix('Metric.') + 'Period'
-            if not isinstance(period, int) or period not in (10, 20, 30) \
-                    and (period < 60 or period % 60):
-                yield doc, place, f'is {period}: 10, 20, 30 or a multiple ' \
-                    'of 60 seconds'
+            if not isinstance(period, int) or period < 60 or period % 60:
+                yield doc, place, f'is {period}: a multiple of 60 seconds, ' \
+                    'as there is a value each minute'
             elif period * doc.get('EvaluationPeriods', 1) > 86400:
                 yield doc, 'EvaluationPeriods', 'make more than a day'
 
