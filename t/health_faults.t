@@ -207,7 +207,12 @@ for (['stopped', qr/^(?:connect|closed)/, sub { $redis->stop('KILL') },
     ['read-only', qr/^refused/, sub { $redis->cli(qw/ replicaof 127.0.0.1 1 /) },
         sub { $redis->cli(qw/ replicaof no one /) }],
     ['full', qr/^refused/, sub { $redis->cli(qw/ config set maxmemory 1 /) },
-        sub { $redis->cli(qw/ config set maxmemory 0 /) }])
+        sub { $redis->cli(qw/ config set maxmemory 0 /) }],
+    ['busy', qr/^(?:timeout|loading: BUSY)/,
+        sub { $redis->cli(qw/ config set lua-time-limit 50 /);
+            $t->run_daemon('redis-cli', '-p', $redis->port(), 'eval',
+                'while true do end', 0) },
+        sub { $redis->cli(qw/ script kill /) }])
 {
     my ($name, $why, $break, $mend) = @$_;
 
