@@ -50,6 +50,7 @@ bench: ## speed next to plain nginx on this machine
 	@t/bench/preflight
 	@t/bench/limit
 	@t/bench/database
+	@t/bench/profile
 
 accuracy: ## how exactly two gateways with one Redis keep a limit
 	@t/tools/need build test

@@ -207,7 +207,12 @@ for (['stopped', qr/^(?:connect|closed)/, sub { $redis->stop('KILL') },
     ['read-only', qr/^refused/, sub { $redis->cli(qw/ replicaof 127.0.0.1 1 /) },
         sub { $redis->cli(qw/ replicaof no one /) }],
     ['full', qr/^refused/, sub { $redis->cli(qw/ config set maxmemory 1 /) },
-        sub { $redis->cli(qw/ config set maxmemory 0 /) }])
+        sub { $redis->cli(qw/ config set maxmemory 0 /) }],
+    ['busy', qr/^(?:timeout|loading: BUSY)/,
+        sub { $redis->cli(qw/ config set lua-time-limit 50 /);
+            $t->run_daemon('redis-cli', '-p', $redis->port(), 'eval',
+                'while true do end', 0) },
+        sub { $redis->cli(qw/ script kill /) }])
 {
     my ($name, $why, $break, $mend) = @$_;
 
@@ -380,6 +385,27 @@ CONF
     is($status->(), 'fail', 'an event, and it is asked');
     like($n->error_log(), qr/\[notice\].*heartbeat: postgres is parked/,
         'the log knows');
+
+    # it failed, and nobody needs it any more: that is no fault either
+
+    is($n->http_json('/lb?deep')->{status}, 'fail', 'deep, before');
+    my $from = $n->log_end();
+    $n->wait_for(sub { sleep 0.02; $status->() eq 'parked' }, 10);
+    my $check = $n->http_json('/lb?deep');
+    is($check->{status}, 'pass', 'failed, then asleep');
+    $check = $check->{checks}{'postgres:responseTime'}[0];
+    is("$check->{status} " . exists $check->{observedValue}, 'parked ',
+        'and the time that it took is gone');
+    like(http_get('/metrics', -port => $n->port(0)),
+        qr/^umami_dependency_up\{dependency="postgres"\} 1$/m, 'the alarm ends');
+
+    $postgres->start();
+    $n->http_post('/api/send', '{"type":"event","payload":{"website":'
+        . '"b59e9c65-ae32-47f1-8400-119fcf4861c4","url":"/"}}');
+    $n->wait_for(sub { sleep 0.02; $status->() eq 'pass' }, 10);
+    is($status->(), 'pass', 'and awake again');
+    is(scalar($n->find_in_error_log(qr/postgres is back/, $from)), 0,
+        'what was asleep does not come back');
     $n->stop();
 }
 
