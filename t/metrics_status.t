@@ -230,7 +230,7 @@ SKIP: {
     my (@lines, %sum);
 
     ok($t->wait_for(sub { @lines = split /\n/, $t->read_file('emf.log');
-        @lines >= 3 }, 10), 'lines');
+        @lines >= 3 && $lines[-1] =~ /"ConfigGeneration":2\b/ }, 10), 'lines');
 
     for my $line (@lines) {
         my $d = eval { decode_json($line) } or fail("no JSON: $line"), next;
