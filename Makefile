@@ -9,7 +9,7 @@ PROVE = prove -It/lib -j$(JOBS) --timer
     test-versions image image-sbom image-test clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' \
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' \
 	    $(MAKEFILE_LIST)
 
 build: ## build build/ngx_umami_module.so for the installed nginx
@@ -25,17 +25,17 @@ test: ## build, then run every test and check, with sanitizers too
 	@t/tools/need build test umami-test asan check fuzz
 	@t/tools/test
 
-test-asan: ## the tests against nginx with the module linked in, under ASan and UBSan
+test-asan: ## the tests with ASan and UBSan, the module linked in
 	@t/tools/need build test umami-test asan
 	@t/tools/build asan build/asan
 	@TEST_NGINX_BINARY=$(CURDIR)/build/asan/nginx TEST_UMAMI_MODULE= \
 	    TEST_NGINX_SLOW=4 $(PROVE) t/
 
-test-versions: ## the tests against nginx 1.22, 1.26 and that of Debian unstable
+test-versions: ## the tests with nginx 1.22, 1.26 and Debian unstable's
 	@t/tools/need image
 	@t/tools/versions
 
-check: ## style, layers, documents against the code, compiler warnings
+check: ## style, layers, documents against code, compiler warnings
 	@t/tools/need build check
 	@t/tools/check
 
@@ -50,13 +50,14 @@ bench: ## speed next to plain nginx on this machine
 	@t/bench/preflight
 	@t/bench/limit
 	@t/bench/database
+	@t/bench/profile
 
-accuracy: ## how exactly two gateways with one Redis keep a limit, as a table
+accuracy: ## how exactly two gateways with one Redis keep a limit
 	@t/tools/need build test
 	@t/tools/build dynamic build
 	@t/bench/accuracy
 
-image: ## the container image, localhost/umami-gateway:test, by podman or docker
+image: ## the image localhost/umami-gateway:test, by podman or docker
 	@t/tools/need image
 	@t/image/up gateway
 
@@ -68,5 +69,5 @@ image-test: ## tests of the image, with podman
 	@t/image/up images
 	@prove -It/lib --timer t/image/
 
-clean: ## remove what was built here (the cache outside the clone stays)
+clean: ## remove what was built here, but not the cache outside
 	rm -rf build

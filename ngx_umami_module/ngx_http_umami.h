@@ -354,6 +354,10 @@ ngx_flag_t ngx_http_umami_owner(void);
 
 /* hall */
 
+/* when configurations are merged: the location's handler, and its only one */
+char *ngx_http_umami_answers(ngx_conf_t *cf, ngx_http_handler_pt handler,
+    char *directive);
+
 ngx_http_umami_ctx_t *ngx_http_umami_get_ctx(ngx_http_request_t *r);
 ngx_http_umami_ctx_t *ngx_http_umami_add_ctx(ngx_http_request_t *r);
 ngx_int_t ngx_http_umami_suspend(ngx_http_umami_ctx_t *ctx);

@@ -436,6 +436,9 @@ ngx_http_umami_heartbeat_merge_loc_conf(ngx_conf_t *cf, void *parent,
         /* the load balancer asks past the edge */
 
         ulcf->steps &= ~(NGX_HTTP_UMAMI_CLIENT|NGX_HTTP_UMAMI_FORWARD);
+
+        return ngx_http_umami_answers(cf, ngx_http_umami_heartbeat_handler,
+                                      "umami_heartbeat");
     }
 
     return NGX_CONF_OK;
@@ -450,7 +453,6 @@ ngx_http_umami_heartbeat(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
     ngx_str_t                  *value;
     ngx_uint_t                  i;
     ngx_pool_cleanup_t         *cln;
-    ngx_http_core_loc_conf_t   *clcf;
 
     if (uhlcf->enabled) {
         return "is duplicate";
@@ -471,9 +473,6 @@ ngx_http_umami_heartbeat(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 
     uhlcf->worker = cln->data;
     ngx_memzero(uhlcf->worker, sizeof(ngx_http_umami_heartbeat_worker_t));
-
-    clcf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_core_module);
-    clcf->handler = ngx_http_umami_heartbeat_handler;
 
     value = cf->args->elts;
 
@@ -547,7 +546,7 @@ invalid:
 
     ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
                        "invalid \"%V\" in \"umami_heartbeat\", it takes "
-                       "\"fail_after=\" with a time, as in "
+                       "\"fail_after=\" with a time up to 24d, as in "
                        "\"fail_after=120s\", \"drain=\" with the path of a "
                        "file, and \"detail\"", word);
     return NGX_ERROR;

@@ -191,6 +191,10 @@ ngx_http_umami_heartbeat_judge(ngx_http_umami_heartbeat_ask_t *ask,
         return NGX_HTTP_UMAMI_HEARTBEAT_WARN;
     }
 
+    if (!state->seen) {
+        return NGX_HTTP_UMAMI_HEARTBEAT_FAIL;
+    }
+
     time = state->since + ask->fail_after;
 
     if ((ngx_msec_int_t) (ngx_current_msec - time) >= 0) {

@@ -294,7 +294,8 @@ ngx_http_umami_manifest_merge_loc_conf(ngx_conf_t *cf, void *parent,
     ulcf->json = 1;
     ulcf->readable = 1;
 
-    return NGX_CONF_OK;
+    return ngx_http_umami_answers(cf, ngx_http_umami_manifest_handler,
+                                  "umami_script_manifest");
 }
 
 
@@ -303,7 +304,6 @@ ngx_http_umami_manifest(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 {
     ngx_http_umami_manifest_loc_conf_t *umlcf = conf;
 
-    ngx_http_core_loc_conf_t  *clcf;
 
     if (umlcf->enabled) {
         return "is duplicate";
@@ -312,9 +312,6 @@ ngx_http_umami_manifest(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
     (void) ngx_http_umami_use(cf);
 
     umlcf->enabled = 1;
-
-    clcf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_core_module);
-    clcf->handler = ngx_http_umami_manifest_handler;
 
     return NGX_CONF_OK;
 }

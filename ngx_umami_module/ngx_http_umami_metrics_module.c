@@ -455,6 +455,9 @@ ngx_http_umami_metrics_merge_loc_conf(ngx_conf_t *cf, void *parent,
                                                ngx_http_umami_request_module);
         ulcf->json = 1;
         ulcf->steps = 0;
+
+        return ngx_http_umami_answers(cf, ngx_http_umami_metrics_handler,
+                                      "umami_metrics");
     }
 
     return NGX_CONF_OK;
@@ -467,7 +470,6 @@ ngx_http_umami_metrics(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
     ngx_http_umami_metrics_loc_conf_t *umlcf = conf;
 
     ngx_str_t                   *value;
-    ngx_http_core_loc_conf_t    *clcf;
     ngx_http_umami_main_conf_t  *umcf;
 
     if (umlcf->format) {
@@ -475,9 +477,6 @@ ngx_http_umami_metrics(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
     }
 
     umcf = ngx_http_umami_use(cf);
-
-    clcf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_core_module);
-    clcf->handler = ngx_http_umami_metrics_handler;
 
     umlcf->format = NGX_HTTP_UMAMI_METRICS_PROMETHEUS;
 

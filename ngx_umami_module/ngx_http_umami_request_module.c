@@ -346,6 +346,30 @@ ngx_http_umami_header(ngx_http_request_t *r, ngx_uint_t hash,
 }
 
 
+/* nginx itself lets the last one have the location, and says nothing */
+
+char *
+ngx_http_umami_answers(ngx_conf_t *cf, ngx_http_handler_pt handler,
+    char *directive)
+{
+    ngx_http_core_loc_conf_t  *clcf;
+
+    clcf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_core_module);
+
+    if (clcf->handler) {
+        ngx_log_error(NGX_LOG_EMERG, cf->log, 0,
+                      "\"%s\" in the location \"%V\" answers itself, as "
+                      "another directive there does: remove one", directive,
+                      &clcf->name);
+        return NGX_CONF_ERROR;
+    }
+
+    clcf->handler = handler;
+
+    return NGX_CONF_OK;
+}
+
+
 static void *
 ngx_http_umami_create_loc_conf(ngx_conf_t *cf)
 {

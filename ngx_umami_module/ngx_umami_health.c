@@ -342,10 +342,11 @@ ngx_umami_health_result(ngx_umami_health_probe_t *probe, ngx_str_t *fault,
     } else {
         state->row++;
 
-        /* where nothing is known, one result is better than none */
+        /* where nothing is known, or nothing good, one result will do */
 
         if ((state->status != NGX_UMAMI_HEALTH_PASS
              && state->status != NGX_UMAMI_HEALTH_FAIL)
+            || (fault == NULL && !state->seen)
             || state->row >= (fault ? settings->fall : settings->rise))
         {
             ngx_umami_health_change(probe, status);
@@ -368,6 +369,10 @@ ngx_umami_health_change(ngx_umami_health_probe_t *probe, ngx_uint_t status)
     state->status = status;
     state->since = ngx_current_msec;
     state->row = 0;
+
+    if (status == NGX_UMAMI_HEALTH_PASS) {
+        state->seen = 1;
+    }
 }
 
 

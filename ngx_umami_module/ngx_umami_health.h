@@ -76,6 +76,7 @@ typedef struct {
     ngx_msec_t                  value;       /* of what is measured, or _NONE */
     ngx_uint_t                  row;         /* results that contradict it */
     ngx_uint_t                  sick;        /* the last probe was bad */
+    ngx_uint_t                  seen;        /* it has passed before */
 
     /* why; names addresses, for "detail" and the log alone */
     size_t                      len;

@@ -108,6 +108,12 @@ ngx_umami_sight_fade(ngx_umami_sight_zone_t *zone, time_t now)
     ngx_uint_t                   i, n;
     ngx_umami_sight_offender_t  *offender;
 
+    /* a clock that was set back begins anew */
+
+    if (now < zone->halved) {
+        zone->halved = now;
+    }
+
     if (now - zone->halved < NGX_UMAMI_SIGHT_HALVED) {
         return;
     }

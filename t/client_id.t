@@ -16,6 +16,7 @@ use FindBin;
 use lib "$FindBin::Bin/lib";
 
 use Test::Umami;
+use Test::Umami::Clock;
 use Test::Umami::Redis;
 use Test::Umami::Upstream;
 
@@ -158,10 +159,7 @@ CONF
 my $t = Test::Umami->new()->has_daemon('cc', 'redis-server');
 my $redis = Test::Umami::Redis->real($t);
 my $umami = Test::Umami::Upstream->new($t);
-my $clock = $t->testdir() . '/clock';
-
-set_clock(NOON);
-my $shim = compile();
+my $clock = Test::Umami::Clock->new($t, NOON);
 
 # Two that turn their key every day, one of them with Redis; one that does not;
 # and one whose key is made up.
@@ -178,11 +176,7 @@ for my $way (sort keys %nginx) {
         REDIS => $way eq 'daily' ? 'umami_redis ' . $redis->url() . ';' : '');
     $n->write_file_expand('nginx.conf', $conf);
 
-    local $ENV{TEST_CLOCK} = $clock;
-    local $ENV{LD_PRELOAD} = $shim;
-    local $ENV{ASAN_OPTIONS} = join ':', $ENV{ASAN_OPTIONS} // (),
-        'verify_asan_link_order=0';
-    $n->run();
+    $clock->run($n);
 }
 
 my ($daily, $memory, $fixed, $random) =
@@ -277,17 +271,17 @@ is(ask($fixed, '/peer', undef), '127.0.0.1', 'peer, network');
         '2100-01-01'], ['a leap day', 1835438400, '2028-02-29'])
     {
         my ($name, $now, $date) = @$_;
-        set_clock($now);
+        $clock->set($now);
 
         is_deeply([by_each($daily, $v4), by_each($memory, $v4)],
             [($answer->(id($v4, $date))) x 4], "$name: id of the day");
         is(ask($fixed, '/', $v4), $answer->(id($v4)), "$name: the other's id");
     }
 
-    set_clock(NOON);
+    $clock->set(NOON);
     my ($done, $why) = $daily->reload(wait => 1);
     ok($done, 'reload') or diag($why);
-    set_clock(NOON + DAY);
+    $clock->set(NOON + DAY);
     is_deeply([by_each($daily, $v4)], [($answer->(id($v4, $date[1]))) x 2],
         'id after a reload');
 }
@@ -321,10 +315,10 @@ for my $uri (qw{ /visitor /braces /shouted /several /hashed }) {
 {
     my $net = network();
 
-    set_clock(NOON + DAY / 2 - 1);
+    $clock->set(NOON + DAY / 2 - 1);
     is(statuses($memory, '/visitor', ("$net\::1") x 2), '200 200',
         'before midnight');
-    set_clock(NOON + DAY / 2);
+    $clock->set(NOON + DAY / 2);
     is(statuses($memory, '/visitor', "$net\::1", "$net\::2"), '429 429',
         'past midnight, the same counter');
 }
@@ -337,7 +331,7 @@ for my $uri (qw{ /visitor /braces /shouted /several /hashed }) {
         "visitor 0 2 1 86400:$net\::/64", $secret), 0, 32) . '}';
 
     for my $now (NOON, NOON + DAY) {
-        set_clock($now);
+        $clock->set($now);
         $redis->cli('FLUSHALL');
         ok($daily->wait_for(sub {
             statuses($daily, '/visitor', "$net\::1");
@@ -429,7 +423,8 @@ sub statuses {
 }
 
 # What each of the two workers answers, in the order of their numbers.  To whom
-# a connection goes is drawn by the kernel.
+# a connection goes is drawn by the kernel.  A worker looks at the clock with
+# each event.
 
 sub by_each {
     my ($n, $visitor) = @_;
@@ -442,63 +437,4 @@ sub by_each {
     }
 
     return map { $answers{$_} } sort { $a <=> $b } keys %answers;
-}
-
-# A worker looks at the clock with each event.
-
-sub set_clock {
-    my ($now) = @_;
-
-    open my $f, '>', "$clock.new" or die "$clock.new: $!\n";
-    print $f $now;
-    close $f;
-    rename "$clock.new", $clock or die "$clock: $!\n";
-}
-
-sub compile {
-    $t->write_file('clock.c', <<'C');
-#include <fcntl.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/time.h>
-#include <unistd.h>
-
-static char  clock_path[4096];
-
-__attribute__((constructor))
-static void
-clock_init(void)
-{
-    char  *path;
-
-    path = getenv("TEST_CLOCK");
-    strncpy(clock_path, path ? path : "", sizeof(clock_path) - 1);
-}
-
-int
-gettimeofday(struct timeval *tv, void *tz)
-{
-    int      fd;
-    char     text[32];
-    ssize_t  n;
-
-    memset(text, 0, sizeof(text));
-
-    fd = open(clock_path, O_RDONLY);
-    n = read(fd, text, sizeof(text) - 1);
-    close(fd);
-
-    tv->tv_sec = n > 0 ? atoll(text) : 0;
-    tv->tv_usec = 0;
-
-    return 0;
-}
-C
-
-    my $so = $t->testdir() . '/clock.so';
-    my ($rc, undef, $err) = Test::Umami::capture(['cc', qw/ -O1 -Wall -fPIC
-        -shared -o /, $so, $t->testdir() . '/clock.c'], timeout => 120);
-
-    die "the clock does not compile\n$err" if !defined $rc || $rc != 0;
-    return $so;
 }

@@ -897,8 +897,8 @@ refused(conf(location => 'umami_script;', '= /script.js')
 good(location => "umami_heartbeat$_;") for '', map { " fail_after=$_" }
     qw/ 120s 2m 0 1h30m /;
 bad(location => "umami_heartbeat $_;", "invalid \"$_\" in \"umami_heartbeat\", "
-    . 'it takes "fail_after=" with a time, as in "fail_after=120s", "drain=" '
-    . 'with the path of a file, and "detail"')
+    . 'it takes "fail_after=" with a time up to 24d, as in "fail_after=120s", '
+    . '"drain=" with the path of a file, and "detail"')
     for qw/ 120s fail_after= fail_after=x drain= deep f /;
 good(location => "umami_heartbeat $_;") for 'drain=a/file', 'detail',
     'detail drain=/nowhere/drain fail_after=0';
@@ -906,6 +906,23 @@ bad(location => "umami_heartbeat $_ $_;", "\"$_\" in \"umami_heartbeat\" is "
     . 'duplicate, remove one') for qw{ fail_after=0 drain=/nowhere detail };
 bad(location => 'umami_heartbeat; umami_heartbeat;',
     '"umami_heartbeat" directive is duplicate');
+
+bad(location => 'umami_heartbeat fail_after=25d;', 'invalid "fail_after=25d" in '
+    . '"umami_heartbeat"...a time up to 24d');
+
+# one location, one answer
+
+for my $directive (qw/ umami_heartbeat umami_metrics umami_script_manifest /)
+{
+    for my $other (grep { $_ ne $directive } qw/ umami_heartbeat umami_metrics
+        umami_script_manifest umami_script /, 'proxy_pass http://127.0.0.1:1',
+        'stub_status')
+    {
+        bad(location => $_, '" in the location "/script.js" answers itself, as '
+            . 'another directive there does: remove one', '= /script.js')
+            for "$directive; $other;", "$other; $directive;";
+    }
+}
 
 # umami_health_check: each parameter, whose it is, its range, contradictions
 

@@ -362,7 +362,7 @@ sub compile {
     my @cc = ('cc', qw/ -std=gnu99 -O1 -g -Wall -Wextra -Werror
         -Wno-unused-parameter -o /, $program, "-I$source",
         (map { ('-isystem', "$tree/$_") } qw{ src/core src/event
-            src/event/modules src/os/unix objs }),
+            src/event/modules src/event/quic src/os/unix objs }),
         "$root/t/unit/counter.c", "$source/ngx_umami_counter.c");
     my @checked = ('-fsanitize=address,undefined,float-cast-overflow',
         '-fno-sanitize-recover=all');

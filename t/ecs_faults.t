@@ -70,6 +70,7 @@ sub ctl {
         '--env', "$ecs/example.env", @arguments], timeout => 60, env => {
         PATH => "$dir/bin:$ENV{PATH}", ORIGIN_VERIFY => '', %$env });
     $rc = ($rc // -1) >> 8;
+    $err =~ s/^gatewayctl: there are no models of AWS on this machine.*\n//;
     return $rc;
 }
 

@@ -120,6 +120,16 @@ sub beacon {
         -port => $self->{port});
 }
 
+sub start_beacon {
+    my ($self) = @_;
+    return http_start("POST /api/send HTTP/1.1\r\nHost: a\r\n"
+        . "Connection: close\r\nUser-Agent: Mozilla/5.0\r\n"
+        . "Content-Type: application/json\r\nX-Origin-Verify: $secret\r\n"
+        . "CloudFront-Viewer-Address: 203.0.113.7:1\r\n"
+        . 'Content-Length: ' . length($event) . "\r\n\r\n$event",
+        port => $self->{port});
+}
+
 sub health {
     my ($listen) = @_;
     my ($status) = Test::Umami::capture(sub {
@@ -247,12 +257,7 @@ for my $mode (qw/ full bypass /) {
     $umami->forget();
     $umami->fault('/api/send', delay => 4);
 
-    my $slow = http_start("POST /api/send HTTP/1.1\r\nHost: a\r\n"
-        . "Connection: close\r\nUser-Agent: Mozilla/5.0\r\n"
-        . "Content-Type: application/json\r\nX-Origin-Verify: $secret\r\n"
-        . "CloudFront-Viewer-Address: 203.0.113.7:1\r\n"
-        . 'Content-Length: ' . length($event) . "\r\n\r\n$event",
-        port => $g->{port});
+    my $slow = start_beacon($g);
 
     $umami->wait_for_requests(1, '/api/send', 5);
 
@@ -411,6 +416,18 @@ for my $named (@named) {
 }
 
 is(status($_), 0, 'the end') for @named;
+
+# a name server that is silent: visitors do not wait longer than for Umami itself
+
+my $mute = IO::Socket::INET->new(Proto => 'udp', LocalAddr => '127.0.0.1')
+    or die "socket: $!\n";
+my @deaf = map { start(GATEWAY_MODE => $_, RESOLVER => '127.0.0.1:'
+    . $mute->sockport(), UMAMI_URL => 'http://umami.example') } qw/ full bypass /;
+my @asked = map { start_beacon($_) } @deaf;
+
+like(http_end($_, timeout => 15), qr/^HTTP\S+ 502 /, 'no address for Umami') for @asked;
+signal($_, 'INT') for @deaf;
+is(status($_), 0, 'the end') for @deaf;
 
 $t->done_testing();
 

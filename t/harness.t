@@ -52,6 +52,7 @@ http {
         location / {
             proxy_pass          http://umami;
             proxy_http_version  1.1;
+            proxy_set_header    Connection close;
             proxy_read_timeout  20s;
         }
     }
@@ -222,7 +223,7 @@ sub got {
     is($r->{method}, 'POST', 'request, method');
     is($r->{uri}, '/api/send?x=1', 'request, uri');
     is($r->{body}, '{"type":"event"}', 'request, body');
-    is_deeply([map { $_->[0] } @{$r->{headers}}], [qw/ Host Connection
+    is_deeply([map { $_->[0] } @{$r->{headers}}], [qw/ Connection Host
         Content-Length Content-Type X-Two X-Two User-Agent /],
         'request, headers in order');
     is_deeply([header($r, 'x-two')], [1, 2], 'request, header twice');

@@ -191,6 +191,21 @@ scenario('Umami exits twice at once, and stays out', 1, 2.2, \@tasks,
     $new->{nginx}->stop();
 }
 
+# one gets no requests before its Umami is up: a deployment waits for it
+
+{
+    my $new = task(Test::Umami->new());
+    $new->{umami}->stop();
+    $new->{nginx}->run();
+
+    my $state = scenario('task started before its Umami is up', 0, 0.6, [$new],
+        sub { $new->{umami}->start() });
+    is($state->{'load balancer'}[0]{state}, 'initial', 'it is not taken in');
+    watch(0.6, [$new], $state);
+    is($state->{'load balancer'}[0]{state}, 'healthy', 'and soon is');
+    $new->{nginx}->stop();
+}
+
 # one that drains is taken out before it closes its port
 
 {

@@ -207,7 +207,12 @@ for (['stopped', qr/^(?:connect|closed)/, sub { $redis->stop('KILL') },
     ['read-only', qr/^refused/, sub { $redis->cli(qw/ replicaof 127.0.0.1 1 /) },
         sub { $redis->cli(qw/ replicaof no one /) }],
     ['full', qr/^refused/, sub { $redis->cli(qw/ config set maxmemory 1 /) },
-        sub { $redis->cli(qw/ config set maxmemory 0 /) }])
+        sub { $redis->cli(qw/ config set maxmemory 0 /) }],
+    ['busy', qr/^(?:timeout|loading: BUSY)/,
+        sub { $redis->cli(qw/ config set lua-time-limit 50 /);
+            $t->run_daemon('redis-cli', '-p', $redis->port(), 'eval',
+                'while true do end', 0) },
+        sub { $redis->cli(qw/ script kill /) }])
 {
     my ($name, $why, $break, $mend) = @$_;
 
@@ -254,9 +259,9 @@ sub watch {
     @took = ();
 
     if ($asks) {
-        ask('/lb') while time() - $time < 2;
+        ask('/lb') while time() - $time < 1.2;
     } else {
-        sleep 2;
+        sleep 1.2;
     }
 
     my $passed = time() - $time;
@@ -289,6 +294,25 @@ sub watch {
         $t->wait_for(sub { sleep 0.01;
             check('postgres')->{status} eq 'pass' }, 20);
         is(check('postgres')->{status}, 'pass', "hung and back, $cycle");
+    }
+
+    # and while another one does, or is gone
+
+    for (['redis', 'Redis hangs', sub { $redis->signal('STOP') },
+            sub { $redis->signal('CONT') }],
+        ['umami', 'Umami hangs', sub { $umami->fault('*', hang => 1) },
+            sub { $umami->well() }],
+        ['postgres', 'PostgreSQL is gone', sub { $postgres->stop('KILL') },
+            sub { $postgres->start() }])
+    {
+        my ($check, $name, $break, $mend) = @$_;
+        $break->();
+        $t->wait_for(sub { sleep 0.01; check($check)->{status} eq 'fail' }, 20);
+        watch("many ask, $name", 1);
+        is(check($check)->{status}, 'fail', $name);
+        $mend->();
+        $t->wait_for(sub { sleep 0.01; check($check)->{status} eq 'pass' }, 20);
+        is(check($check)->{status}, 'pass', 'and back');
     }
 
     ok($t->wait_for(sub { $t->fds() <= $fds }, 5), 'no descriptor is left open')
@@ -361,6 +385,27 @@ CONF
     is($status->(), 'fail', 'an event, and it is asked');
     like($n->error_log(), qr/\[notice\].*heartbeat: postgres is parked/,
         'the log knows');
+
+    # it failed, and nobody needs it any more: that is no fault either
+
+    is($n->http_json('/lb?deep')->{status}, 'fail', 'deep, before');
+    my $from = $n->log_end();
+    $n->wait_for(sub { sleep 0.02; $status->() eq 'parked' }, 10);
+    my $check = $n->http_json('/lb?deep');
+    is($check->{status}, 'pass', 'failed, then asleep');
+    $check = $check->{checks}{'postgres:responseTime'}[0];
+    is("$check->{status} " . exists $check->{observedValue}, 'parked ',
+        'and the time that it took is gone');
+    like(http_get('/metrics', -port => $n->port(0)),
+        qr/^umami_dependency_up\{dependency="postgres"\} 1$/m, 'the alarm ends');
+
+    $postgres->start();
+    $n->http_post('/api/send', '{"type":"event","payload":{"website":'
+        . '"b59e9c65-ae32-47f1-8400-119fcf4861c4","url":"/"}}');
+    $n->wait_for(sub { sleep 0.02; $status->() eq 'pass' }, 10);
+    is($status->(), 'pass', 'and awake again');
+    is(scalar($n->find_in_error_log(qr/postgres is back/, $from)), 0,
+        'what was asleep does not come back');
     $n->stop();
 }
 

@@ -26,7 +26,8 @@ my $umami = Test::Umami::Upstream->new($t);
 my $redis = Test::Umami::Redis->fake($t);
 
 # a database of lies: what a connection gets at once, and what its first
-# message is answered with; then it is closed, or nothing more comes
+# message is answered with; then it is closed, or nothing more comes.  The
+# fourth: seconds between bytes; the fifth: TLS is agreed to before.
 
 my $ok = 'R' . pack('NN', 8, 0);
 my $notice = sub { my $text = "SNOTICE\0M" . 'x' x $_[0] . "\0\0";
@@ -41,6 +42,9 @@ my %lies = (
     'is logged in, and silent' => ['', $ok, 0],
     'closes when logged in' => ['', $ok . 'Z' . pack('NA', 5, 'I'), 1],
     'has a lot to tell' => ['', $ok . $notice->(200_000) x 20, 0],
+    'talks of TLS, a byte at a time' => ['', $ok . $notice->(60), 0, 0.03, 1],
+    'logs in, a byte at a time' => ['', 'R' . pack('NN', 12, 5) . 'salt'
+        . $ok . 'Z' . pack('NA', 5, 'I'), 0, 0.03],
     'refuses with many words' => ['', 'E' . pack('N', 4 + 60_011)
         . "SFATAL\0M" . "\xff\n\"" x 20_000 . "\0\0" . "\0", 1],
 );
@@ -52,7 +56,8 @@ $t->run_daemon(sub {
     my @open;
     while (my $s = $listen->accept()) {
         my $name = $t->read_file('lie');
-        my ($first, $then, $close) = @{ $lies{$name} || ['', undef, 1] };
+        my ($first, $then, $close, $pause, $tls)
+            = @{ $lies{$name} || ['', undef, 1] };
         local $SIG{PIPE} = 'IGNORE';
         local $SIG{ALRM} = sub { };
         alarm 1;
@@ -60,14 +65,16 @@ $t->run_daemon(sub {
         if (defined $then) {
             sysread $s, my $message, 4096;
             if ($message =~ /\A\0\0\0\x08\x04\xd2/) {       # TLS?
-                syswrite $s, 'N';
+                syswrite $s, $tls ? 'S' : 'N';
                 sysread $s, $message, 4096;
             }
             my $n = 0;
             while ($n < length $then) {
-                my $done = syswrite $s, $then, length($then) - $n, $n;
+                my $done = syswrite $s, $then,
+                    $pause ? 1 : length($then) - $n, $n;
                 last if !$done;
                 $n += $done;
+                select undef, undef, undef, $pause if $pause;
             }
         }
         alarm 0;
@@ -96,7 +103,8 @@ http {
     umami_secret        0123456789abcdef;
 
     umami_health_check  umami    interval=100ms timeout=100ms rise=1 fall=1;
-    umami_health_check  redis    interval=100ms timeout=100ms rise=1 fall=1;
+    umami_health_check  redis    interval=100ms timeout=100ms rise=1 fall=1
+                        write;
     umami_health_check  postgres interval=100ms timeout=100ms rise=1 fall=1;
 
     server {
@@ -147,10 +155,22 @@ for (['umami', [body => 'x' x 10_000_000]], ['umami', [length => 400]],
     is(check('umami')->{status}, 'pass', 'and back');
 }
 
-for my $mode (qw/ loading noauth garbage close cut huge /) {
+# the last ones: what is late is not taken for the answer to the next question,
+# nor what comes twice
+
+for my $mode (qw/ loading noauth garbage close cut huge readonly oom extra /,
+    map({ { reply => "-$_\r\n" } } "NOPERM this user has no permissions to run "
+        . "the 'evalsha' command", 'BUSY Redis is busy running a script',
+        'MISCONF Redis is configured to save RDB snapshots',
+        'CLUSTERDOWN The cluster is down', "ERR \xff\x01\""),
+    { reply => ":1\r\n", delay => 0.15 })
+{
+    my $name = ref $mode ? substr join(' ', %$mode) =~ s/[^ -~]//gr, 0, 30
+        : $mode;
     $redis->mode($mode);
     $t->wait_for(sub { sleep 0.02; check('redis')->{status} eq 'fail' }, 20);
-    is(check('redis')->{status}, 'fail', "Redis, $mode");
+    is(check('redis')->{status}, 'fail', "Redis, $name");
+    like(check('redis')->{output} // '', qr/^[ -~]{4,200}$/, 'for a reason');
     $redis->mode('normal');
     $t->wait_for(sub { sleep 0.02; check('redis')->{status} eq 'pass' }, 20);
     is(check('redis')->{status}, 'pass', 'and back');

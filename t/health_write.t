@@ -15,6 +15,7 @@ use FindBin;
 use lib "$FindBin::Bin/lib";
 
 use HTTP::Tiny;
+use Time::HiRes qw/ time /;
 
 use Test::Umami;
 use Test::Umami::Postgres;
@@ -113,6 +114,28 @@ like(becomes('none', 'fail', 'the database hangs'), qr/^timeout: /,
 is(theirs(), 200, "Umami's own heartbeat is well");
 $postgres->signal('CONT');
 becomes('none', 'pass', 'the database goes on');
+
+# Umami itself hangs, and goes on: nobody waits for it to be told
+
+sub beats {
+    my ($is, $name) = @_;
+    my $time = time();
+    my $check;
+    $t->wait_for(sub { $check = $t->http_json('/api/heartbeat')
+        ->{checks}{'umami:responseTime'}[0]; $check->{status} eq $is }, 30);
+    is($check->{status}, $is, $name);
+    note(sprintf 'told after %d ms', (time() - $time) * 1000);
+}
+
+Test::Umami::Real::signal($t, 'STOP');
+beats('fail', 'Umami hangs');
+is(becomes($_, 'fail', 'Umami hangs') =~ /^timeout/, 1, "$_: why")
+    for qw/ bot none /;
+is(HTTP::Tiny->new(timeout => 1)->get("$umami/api/heartbeat")->{status}, 599,
+    "Umami's own heartbeat hangs too");
+Test::Umami::Real::signal($t, 'CONT');
+beats('pass', 'Umami goes on');
+becomes($_, 'pass', 'Umami goes on') for qw/ bot none /;
 
 is($postgres->psql('select count(*) from website_event')
     . $postgres->psql('select count(*) from session'), '00',

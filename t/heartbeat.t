@@ -97,13 +97,15 @@ $t->write_file_expand('nginx.conf', $conf);
 $t->run();
 
 {
-    my $r = says('/api/heartbeat', '200 warn redis:pass umami:unknown',
+    my $r = says('/api/heartbeat', '503 fail redis:pass umami:unknown',
         'not known yet');
-    is_deeply($r->{data}{ok}, JSON::PP::true, 'not known yet, ok');
+    is_deeply($r->{data}{ok}, JSON::PP::false, 'not known yet, ok');
     is_deeply($r->{data}{checks}{'umami:responseTime'}, [{ status => 'unknown' }],
         'not known yet, no time');
     says('/api/heartbeat?deep', '503 fail redis:pass umami:unknown',
         'not known yet, deep');
+    says('/api/heartbeat', '503 fail redis:pass umami:fail', 'not up yet');
+    is(ask(GET => '/api/heartbeat?live')->{status}, 200, 'not up yet, live');
     $umami->well();
 }
 

@@ -132,8 +132,12 @@ for (['over the limit' => 800, 500], ['under it' => 300, 280]) {
 
     sure(sub {
         my ($key) = @_;
-        hammer(0.3, 1500, '/costly', $key, $t);
-        hammer(0.3, 1500, '/costly', $key, $t);
+
+        for (1 .. 20) {
+            my %got = hammer(0.3, 1500, '/costly', $key, $t);
+            last if !$got{200};
+        }
+
         $retry = header(http_get('/costly', 'X-Key' => $key), 'Retry-After');
     }, $t);
 

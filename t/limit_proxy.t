@@ -72,7 +72,7 @@ for my $how ('well', 'split', 'reorder') {
     ok(well($how), "$how: Redis decides");
 
     for (1 .. 10) {
-        my %got = visit(12);
+        my %got = visit_in_time(12);
         is("$got{200} $got{429}", LIMIT . ' 7', "$how: exactly the limit");
     }
 }
@@ -91,7 +91,7 @@ for my $how ('late', 'cut') {
 
     mode('well');
     ok(well("after $how"), "$how: Redis is used again");
-    my %got = visit(12);
+    my %got = visit_in_time(12);
     is($got{200}, LIMIT, "$how: and all is well");
 }
 
@@ -106,6 +106,21 @@ sub visit {
     my %got;
 
     $got{response(http_get("/limit?who=$who"))->{status}}++ for 1 .. $n;
+    return %got;
+}
+
+# One whom Redis alone counts: a busy machine may make an answer late.
+
+sub visit_in_time {
+    my ($n) = @_;
+    my %got;
+
+    $t->wait_for(sub {
+        my $before = elsewhere();
+        %got = visit($n);
+        return elsewhere() == $before;
+    }, 20, 'a visitor whom Redis alone counts');
+
     return %got;
 }
 

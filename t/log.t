@@ -31,7 +31,13 @@ close $fh;
 ok($log =~ s/1%( +)100;/50%${1}2;/, 'the sample of log.conf');
 ok($log =~ s/^access_log \/dev\/stdout/access_log json.log/m, 'the place of log.conf');
 
-$t->set(UMAMI => $umami->address(), REDIS => $redis->url());
+# its map of $status, of a status that can be chosen
+
+my ($map) = $log =~ /^(map \$status \$status_number .*?^\}$)/ms;
+ok($map && $map =~ s/^map \$status \S+/map \$arg_is \$number/, 'the map of log.conf');
+$map =~ s/\$status;/\$arg_is;/;
+
+$t->set(UMAMI => $umami->address(), REDIS => $redis->url(), MAP => $map);
 $t->write_file('log.conf', $log);
 $t->write_file_expand('nginx.conf', <<'CONF');
 %%TEST_GLOBALS%%
@@ -49,6 +55,8 @@ http {
     umami_limit_rule    all key=$umami_website rate=1000r/s;
 
     include             log.conf;
+    %%MAP%%
+    limit_req_zone      $server_port zone=slow:64k rate=1r/m;
 
     server {
         listen 127.0.0.1:%%PORT_0%%;
@@ -62,6 +70,16 @@ http {
         }
 
         location = /ok { return 200; }
+
+        location = /status {
+            access_log off;
+            return 200 "$number";
+        }
+
+        location = /slow {
+            limit_req  zone=slow burst=9;
+            proxy_pass http://%%UMAMI%%;
+        }
         location = /no { return 404; }
     }
 }
@@ -144,6 +162,25 @@ $t->run();
     ($line) = added(1);
     is("$line->{status} [$line->{reason}]", '404 []', 'another location');
 }
+
+# who goes before there is a status
+
+{
+    http_get('/slow');
+    my $s = http_start("GET /slow HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    select undef, undef, undef, 0.2;
+    close $s;
+    my ($line) = grep { $_->{status} != 404 } added(2);
+    is("$line->{path} $line->{status} $line->{sampled}", '/slow 499 1', 'gone');
+}
+
+# a status that nginx has not set is 000, or 009 with HTTP/0.9: no number in
+# JSON may begin with 0
+
+is(response(http_get("/status?is=$_->[0]"))->{body}, $_->[1], "status $_->[0]")
+    for ['000', 0], ['009', 9], [200, 200], [404, 404], [499, 499];
+
+$lines = () = $t->read_file('json.log') =~ /\n/g;
 
 # a sample of the rest, with the time of Redis
 

@@ -350,7 +350,7 @@ sub compile {
     my @cc = ('cc', qw/ -std=gnu99 -O1 -g -Wall -Wextra -Werror
         -Wno-unused-parameter -o /, $program, "-I$source",
         (map { ('-isystem', "$tree/$_") } qw{ src/core src/event
-            src/event/modules src/os/unix objs }),
+            src/event/modules src/event/quic src/os/unix objs }),
         "$root/t/unit/sites.c",
         (map { "$source/ngx_umami_$_.c" } qw/ sites sites_table domain hmac /),
         '-lcrypto');

@@ -227,6 +227,44 @@ for my $scheme (qw/ light dark /) {
     }
 }
 
+# states of a gateway that is not this one: the page is told them in place of
+# what it was answered
+
+sub told {
+    my ($change, $expression, $name) = @_;
+    my $id = $browser->ask('Page.addScriptToEvaluateOnNewDocument',
+        source => <<"JS")->{identifier};
+var real = window.fetch;
+window.fetch = function (url, options) {
+    return real(url, options).then(function (r) { return r.json(); })
+        .then(function (d) { $change; return { ok: true,
+            json: function () { return Promise.resolve(d); } }; });
+};
+JS
+    $browser->open('about:blank', 'location.href === "about:blank"');
+    ok($browser->open($url, $expression), $name);
+    is_deeply($browser->value($contrast), [], "$name, contrast");
+    is_deeply($browser->value($fits), [], "$name, room");
+    $browser->ask('Page.removeScriptToEvaluateOnNewDocument', identifier => $id);
+}
+
+my $head = 'document.querySelector("#state")';
+my $mark = 'document.querySelector("#dependencies .mark").textContent';
+
+for my $width (1280, 390) {
+    $browser->screen($width, 'dark');
+    told('d.health = { umami: { status: "unknown", since: d.time } }',
+        "$head.textContent === 'Not all is known yet' && $head.className "
+        . "=== 'wait' && $mark === '? not known yet'", "unknown, $width");
+    told('d.health = { postgres: { status: "parked", since: d.time - 9 } }',
+        "$calm && $mark.indexOf('asleep') > 0", "parked, $width");
+}
+
+told('d.history = [[d.time - 300, 900, 9, 9, 9, 9, 9, 0, 0]]',
+    "$calm && document.querySelector('#f0').textContent === '\\u2013'",
+    'figures of long ago are not those of now');
+$browser->open($url, "$calm && $plots");
+
 # trouble
 
 $redis->stop();
@@ -245,5 +283,7 @@ is_deeply([$browser->faults()], [], 'no script fails, and nothing is forbidden')
 $t->stop();
 ok($browser->wait_for('document.querySelector("#state").textContent '
     . '=== "The gateway does not answer"'), 'the gateway is gone');
+is($browser->value('document.title'),
+    "\x{2715} Umami gateway: The gateway does not answer", 'in the title too');
 
 $t->done_testing();

@@ -45,7 +45,7 @@ sub examples {
     my ($text) = @_;
     my @found;
 
-    while ($text =~ /^```nginx\n(.*?)^```$/msg) {
+    while ($text =~ /^ *```nginx\n(.*?)^ *```$/msg) {
         my ($example, $at) = ($1, $-[1]);
         push @found, [1 + (substr($text, 0, $at) =~ tr/\n//), $example];
     }
@@ -62,7 +62,7 @@ sub sections {
 
     for my $line (split /\n/, $text) {
         $n++;
-        $code = !$code if $line =~ /^```/;
+        $code = !$code if $line =~ /^ *```/;
 
         if (!$code && $line =~ /^#+ (.*)/) {
             $name = $1 =~ s/`//gr;

@@ -14,6 +14,8 @@ use Tree;
 my $reference = 'docs/directives.md';
 my $sources = qr{^ngx_umami_module/.*\.[ch]$};
 my $documents = qr{^(?:[^/]+|docs/.*|ecs/.*|docker/.*)\.md$|^t/README$};
+my $map = 'docs/architecture.md';
+my $watch = 'ecs/gateway/rules_watch.py';
 
 # nginx's names for where a directive may stand
 my %contexts = (
@@ -119,7 +121,7 @@ sub each_document {
 
         for my $line (split /\n/, $tree->text($path)) {
             $n++;
-            $code = !$code, next if $line =~ /^```/;
+            $code = !$code, next if $line =~ /^ *```/;
             push @found, map { "$path:$n: $_" } $sub->($line, $code, $path);
         }
     }
@@ -218,6 +220,31 @@ return (
 },
 
 {
+    name => 'docs: every metric for CloudWatch, and the rules of ecs/ know it',
+    find => sub {
+        my ($tree) = @_;
+        my $code = entries($tree, 'ngx_http_umami_sight_metric_t', qr/\{ "(\w+)",()/);
+        my ($line, $text) = @{ Conf::sections($tree->text($reference))
+            ->{umami_metrics_emf} // [1, ''] };
+        my ($rules) = $tree->text($watch) =~ /^METRICS = \((.*?)\)/ms;
+        my %told = map { $_ => [$line] } map { /`(\w+)`/g } $text =~ /^\|([^|]*)\|/mg;
+        my %known = map { $_ => [1] } ($rules // '') =~ /'(\w+)'/g;
+
+        return (both('the metric', $code, \%told, $reference),
+                both('the metric', $code, \%known, $watch));
+    },
+    faults => [
+        (map { [ 'ngx_umami_module/ngx_http_umami_sight_module.c',
+                 "static ngx_http_umami_sight_metric_t  metrics[] = {\n"
+                 . "    { \"Beacons\", NULL }\n};\n",
+                 undef, qr/Beacons is not in \Q$_/ ] } $reference, $watch),
+        [ $watch, "METRICS = ('Visits')\n", undef, qr/Visits is not in the code/ ],
+        [ $reference, qr/\z/, "\n### umami_metrics_emf\n\n| `Visits` | Count |\n",
+          qr/md:\d+: the metric Visits is not in the code/ ],
+    ],
+},
+
+{
     name => 'docs: every reason that is told, in the words that are told',
     find => sub {
         my ($tree) = @_;
@@ -237,6 +264,22 @@ return (
           qr/module\.c:\d+: the reason not-found is not/ ],
         [ $reference, '| `not-found` |', '| `lost` |', qr/lost is not in the code/ ],
         [ $reference, 'nothing is here', 'gone', qr/message of not-found/ ],
+    ],
+},
+
+{
+    name => 'docs: CHANGES tells of every directive and variable',
+    find => sub {
+        my ($tree) = @_;
+        my %code = (%{ directives($tree) }, %{ variables($tree) });
+        my %told = map { $_ => 1 } $tree->text('CHANGES') =~ /(umami_\w+)/g;
+
+        return map { "$code{$_}[0]:$code{$_}[1]: CHANGES does not tell of $_" }
+            grep { !$told{$_} } sort keys %code;
+    },
+    faults => [
+        [ 'CHANGES', 'umami_metrics', 'umami_numbers', qr/not tell of umami_metrics/ ],
+        [ 'CHANGES', '$umami_client', 'clients', qr/not tell of umami_client/ ],
     ],
 },
 
@@ -293,7 +336,7 @@ return (
             my ($line) = @_;
 
             return map { "there is no $_" } grep { !$known{$_} }
-                $line =~ /(?<![\w\/.])(umami_\w+)/g;
+                $line =~ /(?<![\w\/.])(umami_\w++)(?!\.py)/g;
         });
 
         for my $path ($tree->paths(qr{^conf/})) {
@@ -410,6 +453,68 @@ return (
 },
 
 {
+    name => 'docs: every function and file of ours that is named is there',
+    find => sub {
+        my ($tree) = @_;
+        my (%word, %file);
+
+        for my $path ($tree->paths(qr/./)) {
+            $file{$path =~ s{.*/}{}r} = 1;
+            next if $path =~ $documents || $path =~ m{^(?:CHANGES$|t/check/)};
+
+            my $text = $tree->text($path);
+            $word{$_} = 1 for $text =~ /(\w+)/g;
+            $file{$_} = 1 for $text =~ /^#include <(.*)>/mg;
+        }
+
+        return each_document($tree, sub {
+            my ($line, $code) = @_;
+            my @spans = $code ? () : $line =~ /`([^`]+)`/g;
+
+            # "*" stands for any end; what has parentheses may be Prometheus'
+
+            return (
+                map({ my $name = $_; "there is no $name" }
+                    grep { my $name = $_; !$word{$name} && !$file{"$name.c"}
+                           && !$file{"$name.h"}
+                           && !($name =~ s/\*$// && grep { /^$name/ } keys %word) }
+                    $line =~ /\b(ngx_(?:http_)?umami_[a-z0-9_]+\*?)/g),
+                map({ "there is no $_()" }
+                    grep { !$word{$_} && !/^(?:rate|increase)$/ }
+                    map { /(?<![\w.])(\w+)\(\)/g } @spans),
+                map({ "there is no $_" } grep { !$file{$_} }
+                    map { /(?<![\w\/.*>-])([\w-]+\.(?:c|h|py|pl|pm|t|sh|list))(?![\w.(-])/g }
+                    @spans));
+        });
+    },
+    faults => [
+        [ 'README.md', "\n", "\n`ngx_umami_speed`\n", qr/no ngx_umami_speed/ ],
+        [ 'README.md', "\n", "\n`ngx_umami_speed_*`\n", qr/no ngx_umami_speed_/ ],
+        [ 'README.md', "\n", "\n`run_faster()`\n", qr/no run_faster\(\)/ ],
+        [ 'README.md', "\n", "\nsee `sample.py`\n", qr/no sample\.py/ ],
+    ],
+},
+
+{
+    name => "docs: $map names every file of C and every module of Python",
+    find => sub {
+        my ($tree) = @_;
+        my %named = map { $_ => 1 } map { /([\w-]+(?:\.py)?)/g }
+            $tree->text($map) =~ /`([^`\n]+)`/g;
+
+        return map { "$_:1: $map does not say what it is" }
+            grep { !$named{s{^.*/|\.[ch]$}{}gr} }
+            $tree->paths(qr{^(?:ngx_umami_module|docker)/.*\.[ch]$
+                           |^(?:ecs|t)/.*(?<!/__init__)\.py$}x);
+    },
+    faults => [
+        [ $map, '`ngx_umami_json`', '`ngx_umami_xml`',
+          qr/ngx_umami_json\.c:1: .* does not say/ ],
+        [ 'ecs/gateway/sample.py', "pass\n", undef, qr/sample\.py:1: / ],
+    ],
+},
+
+{
     name => 'docs: nginx accepts every example',
     skip => nginx() && -e module() ? '' : 'nginx or the module is not here',
     find => sub {
@@ -433,6 +538,8 @@ return (
         [ $reference, qr/(?<=    )umami_metrics;/, 'umami_metrics on;',
           qr/docs.*invalid value "on"/ ],
         [ 'README.md', 'umami_metrics;', 'umami_number;',
+          qr/README.*unknown directive/ ],
+        [ 'README.md', qr/\z/, "- in a list\n\n  ```nginx\n  umami_number;\n  ```\n",
           qr/README.*unknown directive/ ],
     ],
 },

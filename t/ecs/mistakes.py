@@ -47,7 +47,7 @@ def edit(template, key, text):
         old, new = (part.replace('\\/', '/') for part in (old, new))
         # what is taken for a pattern has .* in it
         pattern = old if '.*' in old else re.escape(old)
-        holder[place], n = re.subn(pattern, lambda m: new, holder[place], 1)
+        holder[place], n = re.subn(pattern, lambda m: new, holder[place], count=1)
         if not n:
             raise KeyError(f'{key} has no {old}')
     elif isinstance(holder, list) and place == len(holder):

@@ -128,8 +128,17 @@ sub stop {
     my ($shm) = $self->pidfile() =~ /^ *\d+ +(\d+) *$/m;
 
     $self->{t}->stop_daemon($pid, $signal // 'INT');
-    shmctl $shm, 0, 0 if defined $shm && length $self->pidfile();
+    $self->remove_shm($shm) if defined $shm && length $self->pidfile();
     return $self;
+}
+
+# By its owner: root may not in a container.
+
+sub remove_shm {
+    my ($self, $shm) = @_;
+
+    local $> = $self->{account} ? (getpwnam $self->{account})[2] : $>;
+    shmctl $shm, 0, 0;
 }
 
 # STOP and CONT meet the server and its backends, so that all is frozen.

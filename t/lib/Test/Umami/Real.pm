@@ -48,12 +48,26 @@ sub start {
 
     delete local $ENV{REDIS_URL};
 
-    $t->run_daemon({ log => 'umami.log' }, $up, 'serve', $port);
+    $t->{real_umami} = $t->run_daemon({ log => 'umami.log' }, $up, 'serve', $port);
     $t->wait_for(sub { HTTP::Tiny->new(timeout => 5)
         ->get("$url/api/heartbeat")->{success} }, 120, 'Umami')
         or die "Umami did not start:\n" . $t->read_file('umami.log');
 
     return $url;
+}
+
+# to the last one, and to what it started
+
+sub signal {
+    my ($t, $name) = @_;
+    my @pids = $t->{real_umami};
+
+    for my $pid (@pids) {           # grows
+        open my $f, '<', "/proc/$pid/task/$pid/children" or next;
+        push @pids, split ' ', <$f> // '';
+    }
+
+    kill $name, @pids;
 }
 
 1;
