@@ -19,7 +19,7 @@ use Test::Umami::Aws;
 my $t = Test::Umami->new();
 my $aws = Test::Umami::Aws->new($t);
 
-$t->plan(50);
+$t->plan(62);
 
 my %secrets = (
     DATABASE_URL => 'postgresql://umami:private@db/umami',
@@ -190,18 +190,14 @@ is_deeply([counts()], [ 0 ], 'the old tasks stay away');
 like($err, qr/^gatewayctl: .*The tasks are stopped and stay so.*\n\z/,
     'and that is said too');
 
-like($aws->aws(qw{ logs list-tags-log-group --log-group-name
-    /ecs/umami-gateway/migrate })->{tags}{UmamiSchema}, qr/^begun /,
+like(schema(), qr/^begun /,
     'nobody knows what the database is at');
 
 ends(0, 'Applying migration `15_y`');
 is(ctl('upgrade-umami', '--yes'), 0, 'it is run again') or diag($err);
 is_deeply([counts()], [ 0, 1 ], 'they are stopped before, and new ones run');
 
-my ($image) = map { $_->{image} } grep { $_->{name} eq 'umami' } @{$aws->aws(
-    qw/ ecs describe-task-definition --task-definition /, running())
-    ->{taskDefinition}{containerDefinitions}};
-like($image, qr/:3\.2\.0\@/, 'the new version runs');
+like(umami(), qr/:3\.2\.0\@/, 'the new version runs');
 
 ctl('rollback', '--to', 1, '--yes');
 my $crossed = 'the database is at the migration 15_y, this revision was made'
@@ -209,6 +205,40 @@ my $crossed = 'the database is at the migration 15_y, this revision was made'
 like($err, qr/^gatewayctl: umami-gateway:1: \Q$crossed\E/,
     'no way back across a migration');
 like(running(), qr/^umami-gateway:[34]$/, 'nothing was changed');
+
+# Nor by another door: Prisma has nothing to do in a database that is too new.
+
+ends(0, 'No pending migrations to apply.');
+$aws->set(UMAMI_IMAGE => $umami);
+$aws->calls();
+
+for my $command (qw/ apply migrate upgrade-umami /) {
+    ctl($command, '--yes', $command eq 'apply' ? () : '--no-snapshot');
+    like($err, qr/^gatewayctl: UMAMI_IMAGE: is umami:3\.1\.0, and umami:3\.2\.0 has migrated .*--restored"\n\z/, "$command: an older one is refused");
+}
+
+my @changes = $aws->changes();
+is((grep { /^(?:RunTask|UpdateService)$/ } @changes), 0, 'nothing was run')
+    or diag("@changes");
+
+# The database from before is back.
+
+is(ctl('upgrade-umami', '--restored', '--yes', '--no-snapshot'), 0,
+    'an older one, for a database that was restored') or diag($err);
+is(umami(), $umami, 'runs');
+is(schema(), 'umami:3.1.0', 'what was noted of the other one is gone');
+
+# To a version without a migration, and back.
+
+$aws->set(UMAMI_IMAGE => $umami =~ s/3\.1\.0/3.1.1/r);
+is(ctl('upgrade-umami', '--yes', '--no-snapshot'), 0, 'without a migration')
+    or diag($err);
+is(ctl('rollback', '--yes'), 0, 'it is gone back from') or diag($err);
+$aws->set(UMAMI_IMAGE => $umami);
+is(ctl('apply', '--yes'), 0, 'the parameters are put back') or diag($err);
+is(umami(), $umami, 'and agree with what runs');
+is(ctl('upgrade-umami', '--yes'), 0, 'there is nothing to upgrade')
+    or diag($err);
 
 # Status.
 
@@ -220,6 +250,18 @@ like($out, qr/To look at: .*no task is wanted.*no healthy target/, 'at what');
 sub running {
     return $aws->aws(qw/ ecs describe-services --cluster production --services
         umami-gateway /)->{services}[0]{taskDefinition} =~ s{.*/}{}r;
+}
+
+sub umami {
+    my ($image) = map { $_->{image} } grep { $_->{name} eq 'umami' } @{$aws->aws(
+        qw/ ecs describe-task-definition --task-definition /, running())
+        ->{taskDefinition}{containerDefinitions}};
+    return $image;
+}
+
+sub schema {
+    return $aws->aws(qw{ logs list-tags-log-group --log-group-name
+        /ecs/umami-gateway/migrate })->{tags}{UmamiSchema};
 }
 
 # The counts of tasks that were asked for.

@@ -8,6 +8,7 @@ import time
 from gateway import service
 from gateway.aws import Failure
 from gateway.bundle import Problem
+from gateway.service import version
 
 FAMILY = 'umami-gateway-migrate'
 
@@ -92,11 +93,6 @@ def snapshot(stack, name, seconds):
             raise Problem(f'it is "{state}" after {seconds} s: run this again '
                           f'with --snapshot {name}', f'snapshot {name}')
         time.sleep(PAUSE)
-
-
-def version(image):
-    """An image without its registry and digest: umami:3.1.0."""
-    return image.split('@')[0].rsplit('/', 1)[-1]
 
 
 def snapshot_name(image):
@@ -227,10 +223,12 @@ def advice(text):
                 'see the log above')
 
 
-def migrate(stack, found, image, seconds):
+def migrate(stack, found, image, args):
     """Runs it, says how it ended, and notes who has migrated."""
-    before = service.migrated(stack).get(service.SCHEMA)
-    code, text = run(stack, found, image, seconds)
+    # what is noted is of the database that was there before
+    before = None if args.restored \
+        else service.migrated(stack).get(service.SCHEMA)
+    code, text = run(stack, found, image, args.wait)
     names = applied(text)
 
     for line in text.splitlines()[-40:]:

@@ -2,6 +2,7 @@
 
 """The ECS service: what runs, how it is waited for, what Umami it has."""
 
+import re
 import time
 
 from gateway.aws import Failure
@@ -62,6 +63,17 @@ def short(image):
     return name.split('/', 1)[-1] + (at and f'@{digest[:12]}')
 
 
+def version(image):
+    """An image without its registry and digest: umami:3.1.0."""
+    return image.split('@')[0].rsplit('/', 1)[-1]
+
+
+def numbers(image):
+    """The numbers of its version, to compare, or None."""
+    found = re.search(r'\d+(?:\.\d+)+', version(image).partition(':')[2])
+    return found and [int(number) for number in found[0].split('.')]
+
+
 def migrated(stack):
     """The tags of the log group: who migrated the database last."""
     try:
@@ -73,6 +85,42 @@ def migrated(stack):
         raise
 
 
+def newer(tags, image):
+    """The version that has migrated, or begun to, if it is the newer one."""
+    begun = tags.get(SCHEMA, '').partition(f'{BEGUN} ')[2]
+    for name in (tags.get(IMAGE, ''), begun):
+        if name and (numbers(name) or []) > (numbers(image) or []) > []:
+            return version(name)
+    return None
+
+
+def not_older(tags, image):
+    """Prisma finds nothing to do in a database that is too new for it."""
+    other = newer(tags, image)
+    if other:
+        raise Problem(
+            f'is {version(image)}, and {other} has migrated the database, '
+            'which nothing undoes: "rollback" goes back if there was no '
+            'migration in between. If the database is the one from before, '
+            'restored from a snapshot, run "upgrade-umami --restored"',
+            'UMAMI_IMAGE')
+
+
+def fits(stack, running, image, tags):
+    """Whether the database is as this image wants it."""
+    schema = tags.get(SCHEMA, BEGUN)
+    if schema.startswith(BEGUN):
+        return False
+    if tags.get(IMAGE) == image:
+        return True
+    if not running:
+        return False
+    # one that was gone back to, with no migration in between
+    definition, marks = revision(stack, running['taskDefinition'])
+    return images(definition).get('umami') == image \
+        and marks.get(SCHEMA) == schema
+
+
 def refuse_migration(stack):
     """Umami is not deployed before its image has migrated the database."""
     item = stack.item('ecs-task-def')
@@ -81,10 +129,18 @@ def refuse_migration(stack):
 
     if not tags.get(SCHEMA, BEGUN).startswith(BEGUN):
         stack.marks[SCHEMA] = tags[SCHEMA]
-    if image is None or tags.get(IMAGE) == image:
+    if image is None:
         return
 
     running = describe(stack)
+    if fits(stack, running, image, tags):
+        return
+
+    try:
+        not_older(tags, image)
+    except Problem as problem:
+        stack.stop_at[item.file.name] = problem
+        return
     advice = ('gatewayctl upgrade-umami --yes' if running
               and running['desiredCount'] else 'gatewayctl migrate --yes')
     stack.stop_at[item.file.name] = Problem(

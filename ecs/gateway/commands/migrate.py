@@ -18,6 +18,9 @@ def add_arguments(parser):
                           help='its name; one that is there is used')
     snapshot.add_argument('--no-snapshot', action='store_true',
                           help='as the database has nothing in it yet')
+    parser.add_argument('--restored', action='store_true',
+                        help='the database is one from before, restored from '
+                        'a snapshot: an older Umami may take it')
     parser.add_argument('--wait', metavar='SECONDS', type=int, default=3600,
                         help='for the snapshot, and for the task (3600)')
 
@@ -25,6 +28,9 @@ def add_arguments(parser):
 def run(args):
     checker.good(args)
     stack = Stack(args)
+    if not args.restored:
+        service.not_older(service.migrated(stack),
+                          stack.parameters.get('UMAMI_IMAGE', ''))
     found, image = prepared(stack)
     running = service.describe(stack)
 
@@ -43,7 +49,7 @@ def run(args):
         return 0
 
     make_snapshot(stack, args, image)
-    migration.migrate(stack, found, image, args.wait)
+    migration.migrate(stack, found, image, args)
 
     return 0
 

@@ -31,10 +31,14 @@ def run(args):
     count = running['desiredCount'] or (
         target.wanted['MinCapacity'] if target else 1)
 
-    if running['desiredCount'] and umami == image \
-            and service.migrated(stack).get(service.IMAGE) == image:
+    tags = service.migrated(stack)
+    if not args.restored and running['desiredCount'] and umami == image \
+            and service.fits(stack, running, image, tags):
         print(f'{image} is deployed, and has migrated the database.')
         return 0
+
+    if not args.restored:
+        service.not_older(tags, image)
 
     print(f'{umami} -> {image}')
     if not args.yes:
@@ -70,7 +74,7 @@ def stopped(stack, args, found, image, count):
     try:
         stop(stack)
         applied = None
-        applied = migration.migrate(stack, found, image, args.wait)
+        applied = migration.migrate(stack, found, image, args)
         service.refuse_migration(stack)
         stack.apply(lambda item: print(report.line(item), flush=True))
     except Problem as problem:
