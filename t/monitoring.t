@@ -133,6 +133,10 @@ my %fires = (
         'umami_upstream_seconds_bucket{le="+Inf"}' => '0+100x600'],
     UmamiQueueRefuses => [15,
         'umami_refused_total{reason="queue-full"}' => '0+1x600'],
+    UmamiNothingStored => [40, 'umami_script_answers_total' => '0+60x600',
+        'umami_upstream_total{result="ok"}' => '0+5x600'],
+    UmamiVisitorsLimited => [40, 'umami_refused_total{reason="rate-limited"}'
+        => '0+6x600', 'umami_answers_total{status="2xx"}' => '0+94x600'],
     UmamiRedisSlow => [20, 'umami_limit_redis_total{result="timeout"}'
         => '0+2x600', 'umami_limit_redis_total{result="ok"}' => '0+98x600'],
     UmamiOriginsRefused => [40, 'umami_cors_total{outcome="refused"}'
@@ -158,6 +162,8 @@ my @well = (
     'umami_limit_redis_total{result="ok"}' => '0+200x600',
     'umami_cors_total{outcome="refused"}' => '0+4x600',
     'umami_cors_total{outcome="matched"}' => '0+6x600',
+    'umami_script_answers_total' => '0+60x600',
+    'umami_upstream_total{result="ok"}' => '0+7x600',
     'umami_script_refreshed_seconds{source="/script.js"}' => '0+60x600',
     'umami_websites_refreshed_seconds' => '0x600',
     'umami_limit_forgotten_total' => '0+30x600',
