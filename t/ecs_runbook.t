@@ -26,7 +26,7 @@ my $aws = Test::Umami::Aws->new($t);
 my $root = "$FindBin::Bin/..";
 my $dir = $t->testdir();
 
-$t->plan(26);
+$t->plan(33);
 
 open my $fh, '<', "$root/docs/operations.md" or die "operations.md: $!\n";
 my $page = do { local $/; <$fh> };
@@ -82,7 +82,7 @@ for a; do
     fi
     arguments+=("\$a")
 done
-exec $root/t/aws/aws "\${arguments[@]}"
+exec $root/t/aws/aws "\${arguments[@]}" --endpoint-url "\$AWS_ENDPOINT_URL"
 SH
 chmod 0755, "$dir/bin/aws";
 
@@ -113,6 +113,36 @@ is(type(join "\n", 'set -x', $out =~ /^ +(aws .*)$/mg), 0, 'which they can')
     or diag($err);
 is(type('ctl apply --yes', secrets()), 0, 'and the service is there')
     or diag("$out$err");
+
+# The distribution of the name.
+
+my ($distribution) = map { /^(distribution=.*?)^aws/ms }
+    blocks('The script is stale');
+is(type("$distribution\necho \$distribution"), 0, 'the distribution');
+like($out, qr/^E\w+$/, 'is found by its name') or diag($err);
+
+# A failed migration is resolved, in a task as the one that migrates.
+
+$aws->calls();
+my ($resolve) = grep { /^resolve/ } blocks('A migration is stuck');
+is(type("$resolve\nresolve --rolled-back 05_visit_id"), 0, 'a task resolves')
+    or diag($err);
+my ($task) = grep { $_->[1] =~ /RunTask/ } $aws->calls();
+is_deeply($task->[2]{overrides}{containerOverrides}[0]{command},
+    [qw{ node_modules/.bin/prisma migrate resolve --rolled-back 05_visit_id }],
+    'what failed');
+
+# The database from a snapshot.
+
+$aws->aws(qw/ rds create-db-cluster-snapshot --db-cluster-identifier production
+    --db-cluster-snapshot-identifier umami-before-1 /);
+my ($restore) = blocks('Backup');
+is(type($restore =~ s/SNAPSHOT/umami-before-1/r), 0, 'a snapshot is restored')
+    or diag($err);
+like($out, qr/^umami-before-1\t/m, 'which was in the list');
+is($aws->aws(qw/ rds describe-db-clusters --db-cluster-identifier
+    umami-restored /)->{DBClusters}[0]{DBClusterMembers}[0]
+    {DBInstanceIdentifier}, 'umami-restored-1', 'with an instance');
 
 # Secrets.
 

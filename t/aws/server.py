@@ -243,7 +243,8 @@ class Server:
         if len(path) == 1:
             items = ''.join(
                 f'<DistributionSummary>{self.summary(key)}'
-                + re.search('<Comment>.*?</Comment>', value[0]).group(0)
+                + ''.join(re.findall('<(?:Aliases|Comment)>.*?</(?:Aliases|Comment)>',
+                                     value[0], re.S))
                 + '</DistributionSummary>'
                 for key, value in self.distributions.items())
             return xml('<DistributionList><Marker/><MaxItems>100</MaxItems>'
