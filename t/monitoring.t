@@ -244,4 +244,19 @@ is_deeply([grep { my $part = s/^[\s:]+|[\s:]+$//gr;
     length $part > 3 && index($sources, $part) < 0 } @lines], [],
     'which are there');
 
+# the runbook has a line for each alarm of the bundle and each alert, and no other
+
+{
+    my ($alarms) = slurp('docs/operations.md') =~ /^## Alarms\n(.*?)^## /ms;
+    my @row = map { [split /\s*\|\s*/] } $alarms =~ /^\| ([^-\n].*)\|$/mg;
+    my %told = map { $_ => 1 } map { /`([^`]+)`/g } map { @$_[0, 1] } @row;
+
+    my @alarms = map { m!/62-[\w-]+\.[\w-]+\.([\w-]+)\.json$! }
+        glob "$root/ecs/62-*.json $root/ecs/variants/*/62-*.json";
+    my @alerts = slurp('conf/alerts.yml') =~ /^ +- alert: (\w+)$/mg;
+
+    is_deeply([sort keys %told], [sort @alarms, @alerts],
+        'the runbook tells what to do for each');
+}
+
 done_testing();
